@@ -1,0 +1,1 @@
+"""Faust, record by record."""

@@ -1,0 +1,272 @@
+"""Asset detectors: thresholds, lamps against the sun, and silence, over the rows of one partition.
+
+State is one row per series (one asset of one authority) in arrays. A batch in which no condition changes costs a few
+vectorised operations; only series whose condition changes are walked row by row.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, cast, get_args
+
+import numpy as np
+import polars as pl
+
+from processors.detect.findings import Finding, findings
+from processors.detect.rows import NEVER, NO_END, Ints, Rows, Series, identified, trusted, watermarks
+from processors.detect.signals import READERS, Parameters, Reader
+from processors.detect.silence import Silence, Spoken
+from processors.detect.switch import Change, Signals, Switch
+from processors.territory import Territory
+from schemas.contracts import DOMAINS, Domain, contract_of
+
+_VERSION: Final = 1
+#: Domains whose rows are the asset's own words. A citizen's report about a lamp is not the lamp speaking.
+_SPEAKING: Final = frozenset({"sensor", "lighting", "roadway"})
+
+
+class AssetDetectors:
+    """The asset rules of one partition: bin_full, bin_fire, lamp_defective, lamp_dark, lamp_lit_by_day, silent.
+
+    `territories` is keyed by jurisdiction. An authority that is not in it has no rules; an asset that is not in the
+    registry has every rule but silence. Memory grows with the assets seen, by about 200 bytes each.
+    """
+
+    def __init__(self, territories: Mapping[str, Territory]) -> None:
+        self._parameters = Parameters(list(territories.values()))
+        self._territory_number = {jurisdiction: number for number, jurisdiction in enumerate(territories)}
+        self._domain: Domain | None = None
+        self._readers: Mapping[str, Reader] = {}
+        self._intervals: dict[str, float] = {}
+        self._series = Series()
+        self._territory: list[int] = []
+        self._territory_of: Ints = np.zeros(0, np.int64)
+        self._switches: dict[str, Switch] = {}
+        self._silence = Silence()
+        self._watermark = NEVER
+        self._withdrawn = True
+
+    def step(self, frame: pl.DataFrame | None, watermark_ms: int) -> pl.DataFrame:
+        """Findings (FINDING_SCHEMA, ordered by `at`, `offset`, `rule`) of one batch.
+
+        `frame`: rows of this partition in offset order, with the columns of its contract, `kind`, `quality` and
+        `failed`; None or empty where only time has passed. Rows without an asset or an instant are passed over.
+        `watermark_ms`: the partition's watermark after the batch, milliseconds since 1970, UTC; one that went back is
+        ignored. An optional column `watermark` (Datetime ms UTC) is the partition's watermark just before each row:
+        with it the findings do not depend on how the rows were cut into batches, even for an asset whose rows are
+        older than the watermark; without it, only the beginning and end of such an asset's silence may.
+
+        Raises ValueError for a frame of another domain than before.
+        """
+        before, self._watermark = self._watermark, max(self._watermark, watermark_ms)
+        found: list[Finding] = [] if self._withdrawn else list(self._withdraw())
+        kept = None if frame is None or frame.is_empty() else identified(frame)
+        if kept is not None and kept.height:
+            self._open(kept["domain"][0])
+            rows = self._rows(kept)
+            found += self._switch(kept, rows)
+            if self._domain not in _SPEAKING:
+                return findings(found)
+        else:
+            nothing = np.zeros(0, np.int64)
+            rows = Rows(nothing, nothing, nothing, nothing, np.zeros(0, np.bool_), None)
+        steps = self._silence.apply(rows, before, self._watermark)
+        found += (self._spoken(step, rows) for step in steps)
+        return findings(found)
+
+    def _open(self, domain: str) -> None:
+        if domain == self._domain:
+            return
+        if self._domain is not None:
+            raise ValueError(
+                f"these detectors hold the state of a {self._domain} partition and were given {domain} rows: "
+                "keep one AssetDetectors per topic and partition"
+            )
+        if domain not in DOMAINS:
+            raise ValueError(f"{domain!r} is no domain; domains are {', '.join(get_args(Domain))}")
+        self._domain = domain
+        self._readers = READERS.get(domain, {})
+        self._switches = {rule: Switch() for rule in self._readers}
+        if domain in _SPEAKING:
+            for territory in self._parameters.territories:
+                assets = territory.assets.filter(
+                    (pl.col("domain") == domain) & (pl.col("report_interval_s") > 0)
+                ).select("asset_id", "report_interval_s")
+                prefix = territory.jurisdiction_id
+                self._intervals |= {f"{prefix}|{asset}": interval for asset, interval in assets.iter_rows()}
+
+    def _rows(self, frame: pl.DataFrame) -> Rows:
+        known = len(self._series)
+        numbers = self._series.numbers(frame["key"].to_list())
+        if len(self._series) > known:
+            self._meet(known)
+        return Rows(
+            series=numbers,
+            territory=self._territory_of[numbers],
+            at=frame["at_ms"].to_numpy(),
+            offset=frame["offset"].to_numpy(),
+            good=trusted(frame),
+            watermark=watermarks(frame),
+        )
+
+    def _meet(self, known: int) -> None:
+        """Make room for the series from number `known` on, and look up their territory and reporting interval."""
+        new = self._series.keys[known:]
+        unknown = len(self._territory_number)
+        self._territory += (self._territory_number.get(key.partition("|")[0], unknown) for key in new)
+        self._territory_of = np.asarray(self._territory, np.int64)
+        for switch in self._switches.values():
+            switch.reserve(len(self._series))
+        self._silence.reserve(len(self._series))
+        territory = self._territory_of[known:]
+        intervals = np.asarray([self._intervals.get(key, np.nan) for key in new], np.float64)
+        limit_s = intervals * self._parameters.numbers("silent", "intervals")[territory]
+        dead_s = np.where(np.isnan(limit_s), np.nan, self._parameters.numbers("silent", "dead_after_s")[territory])
+        self._silence.expect(np.arange(known, len(self._series)), _milliseconds(limit_s), _milliseconds(dead_s))
+
+    def _switch(self, frame: pl.DataFrame, rows: Rows) -> Iterator[Finding]:
+        contract = contract_of(cast("Domain", self._domain))
+        for rule, read in self._readers.items():
+            signals = read(frame, rows, contract, self._parameters)
+            for change in self._switches[rule].apply(rows, signals):
+                yield self._changed(rule, change, rows, signals)
+
+    def _changed(self, rule: str, change: Change, rows: Rows, signals: Signals) -> Finding:
+        row = change.row
+        return self._finding(
+            rule,
+            change.series,
+            at=int(rows.at[row]),
+            raised=change.raised,
+            value=_number(signals.value[row]),
+            threshold=_number((signals.raise_at if change.raised else signals.clear_at)[row]),
+            offset=int(rows.offset[row]),
+            watermark=_known(rows, row),
+        )
+
+    def _spoken(self, step: Spoken, rows: Rows) -> Finding:
+        limit_ms = int((self._silence.dead_ms if step.step == "dead" else self._silence.limit_ms)[step.series])
+        return self._finding(
+            "silent",
+            step.series,
+            at=step.at,
+            raised=step.step != "heard",
+            value=step.unheard_ms / 1_000,
+            threshold=limit_ms / 1_000,
+            offset=step.offset,
+            watermark=None if step.row is None else _known(rows, step.row),
+        )
+
+    def _finding(
+        self,
+        rule: str,
+        series: int,
+        *,
+        at: int,
+        raised: bool,
+        value: float | None = None,
+        threshold: float | None = None,
+        offset: int | None = None,
+        watermark: int | None = None,
+    ) -> Finding:
+        jurisdiction, _, asset = self._series.keys[series].partition("|")
+        number = self._territory[series]
+        return Finding(
+            rule=rule,
+            jurisdiction_id=jurisdiction,
+            domain=str(self._domain),
+            asset_id=asset,
+            zone_layer=None,
+            zone_code=None,
+            category=None,
+            at=at,
+            raised=raised,
+            value=value,
+            threshold=threshold,
+            severity=self._parameters.severity(rule, number),
+            hold_s=self._parameters.hold_s(rule, number),
+            offset=offset,
+            watermark=watermark,
+        )
+
+    def _withdraw(self) -> Iterator[Finding]:
+        """End what was raised by a rule that the territory has since turned off: nothing else ever would."""
+        self._withdrawn = True
+        size = len(self._series)
+        for rule, switch in self._switches.items():
+            off = ~self._parameters.enabled(rule)[self._territory_of]
+            for series in np.flatnonzero(switch.raised[:size] & off).tolist():
+                switch.raised[series] = False
+                yield self._finding(rule, series, at=max(self._watermark, int(switch.last_at[series])), raised=False)
+        silence = self._silence
+        for series in np.flatnonzero(silence.silent[:size] & (silence.limit_ms[:size] == NO_END)).tolist():
+            silence.silent[series] = silence.dead[series] = False
+            at = max(self._watermark, int(silence.silent_from[series]))
+            yield self._finding("silent", series, at=at, raised=False)
+
+    def snapshot(self) -> bytes:
+        """The state, for `restore`: one line of JSON, then an Arrow file with a row per series."""
+        size = len(self._series)
+        columns: dict[str, Iterable[object]] = {"key": self._series.keys}
+        columns |= {name: getattr(self._silence, name)[:size] for name in _SILENCE_COLUMNS}
+        for rule, switch in self._switches.items():
+            columns |= {f"{rule}.last_at": switch.last_at[:size], f"{rule}.raised": switch.raised[:size]}
+        table = io.BytesIO()
+        pl.DataFrame(columns, schema_overrides={"key": pl.String()}).write_ipc(table, compression="zstd")
+        head = {"version": _VERSION, "domain": self._domain, "watermark_ms": self._watermark}
+        return json.dumps(head).encode() + b"\n" + table.getvalue()
+
+    def restore(self, snapshot: bytes) -> None:
+        """Take the state of a snapshot, made with these territories or an earlier version of them.
+
+        What a rule had raised that is now off is withdrawn at the next step. Raises ValueError for bytes that are no
+        snapshot of this version, or when these detectors have already seen rows.
+        """
+        if len(self._series) or self._domain is not None:
+            raise ValueError("restore into a new AssetDetectors: this one has already seen rows")
+        head, table = _parts(snapshot)
+        self._watermark = int(head["watermark_ms"])
+        if head["domain"] is None:
+            return
+        self._open(str(head["domain"]))
+        self._series.numbers(table["key"].to_list())
+        self._meet(0)
+        size = len(self._series)
+        for name in _SILENCE_COLUMNS:
+            getattr(self._silence, name)[:size] = table[name].to_numpy()
+        for rule, switch in self._switches.items():
+            # A rule that is newer than the snapshot starts from nothing.
+            if f"{rule}.raised" in table.columns:
+                switch.last_at[:size] = table[f"{rule}.last_at"].to_numpy()
+                switch.raised[:size] = table[f"{rule}.raised"].to_numpy()
+        self._withdrawn = False
+
+
+_SILENCE_COLUMNS: Final = ("heard_at", "heard_offset", "silent_from", "silent", "dead")
+
+
+def _parts(snapshot: bytes) -> tuple[dict[str, Any], pl.DataFrame]:
+    head_line, _, body = snapshot.partition(b"\n")
+    try:
+        head = json.loads(head_line)
+        if head["version"] != _VERSION:
+            raise ValueError(f"version {head['version']}, this code reads {_VERSION}")
+        return head, pl.read_ipc(io.BytesIO(body), use_pyarrow=False)
+    except (ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"not a snapshot of asset detectors ({error}): rebuild the partition's state") from error
+
+
+def _milliseconds(seconds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Ints:
+    return np.where(np.isnan(seconds), float(NO_END), np.nan_to_num(seconds) * 1_000).astype(np.int64)
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _known(rows: Rows, row: int) -> int | None:
+    if rows.watermark is None or rows.watermark[row] == NEVER:
+        return None
+    return int(rows.watermark[row])

@@ -1,0 +1,122 @@
+"""The rules of an asset's readings: what each row of a batch says to each of them. No state here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from processors.detect.rows import Bools, Floats, Rows
+from processors.detect.sun import elevations_deg
+from processors.detect.switch import Signals
+from processors.quality import usable
+from processors.territory import Rules, Territory
+from schemas.contracts import Contract
+
+
+class Parameters:
+    """The rules of several territories as arrays: entry i is territory i, the last entry an unknown authority.
+
+    An unknown authority has no rules, and a rule set to null is off: `enabled` is False and numbers are NaN.
+    """
+
+    def __init__(self, territories: Sequence[Territory]) -> None:
+        self.territories = tuple(territories)
+        self._rules: tuple[Rules | None, ...] = (*(territory.rules for territory in territories), None)
+
+    def enabled(self, rule: str) -> Bools:
+        return np.asarray([getattr(rules, rule, None) is not None for rules in self._rules], dtype=np.bool_)
+
+    def numbers(self, rule: str, name: str) -> Floats:
+        values = [getattr(getattr(rules, rule, None), name, np.nan) for rules in self._rules]
+        return np.asarray(values, dtype=np.float64)
+
+    def severity(self, rule: str, territory: int) -> str:
+        return str(getattr(getattr(self._rules[territory], rule, None), "severity", "unknown"))
+
+    def hold_s(self, rule: str, territory: int) -> float:
+        return float(getattr(getattr(self._rules[territory], rule, None), "hold_s", 0.0))
+
+
+Reader = Callable[[pl.DataFrame, Rows, Contract, Parameters], Signals]
+
+
+def _numbers(frame: pl.DataFrame, expression: pl.Expr) -> Floats:
+    values = frame.select(expression.cast(pl.Float64)).to_series()
+    return values.fill_null(np.nan).to_numpy()
+
+
+def _mask(frame: pl.DataFrame, expression: pl.Expr) -> Bools:
+    return frame.select(expression.fill_null(False)).to_series().to_numpy()
+
+
+def _signs(up: Bools, down: Bools) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+    return up.astype(np.int8) - (down & ~up).astype(np.int8)
+
+
+def _container(rule: str, measure: str, raise_name: str, clear_name: str) -> Reader:
+    def read(frame: pl.DataFrame, rows: Rows, contract: Contract, parameters: Parameters) -> Signals:
+        value = _numbers(frame, pl.when(pl.col("kind").is_in(["bin", "drop_off"])).then(usable(contract, measure)))
+        raise_at = parameters.numbers(rule, raise_name)[rows.territory]
+        clear_at = parameters.numbers(rule, clear_name)[rows.territory]
+        says = ~np.isnan(value) & parameters.enabled(rule)[rows.territory]
+        return Signals(says, _signs(value >= raise_at, value <= clear_at), value, raise_at, clear_at)
+
+    read.__name__ = rule
+    return read
+
+
+def lamp_defective(frame: pl.DataFrame, rows: Rows, contract: Contract, parameters: Parameters) -> Signals:
+    """A defect the controller names raises, `ok` clears, `unknown` says nothing."""
+    status = pl.col("lamp_status")
+    known = _mask(frame, status != "unknown")
+    healthy = _mask(frame, status == "ok")
+    nothing = np.full(len(known), np.nan)
+    says = known & parameters.enabled("lamp_defective")[rows.territory]
+    return Signals(says, _signs(known & ~healthy, healthy), nothing, nothing, nothing)
+
+
+def _lamp_against_sun(
+    frame: pl.DataFrame, rows: Rows, parameters: Parameters, rule: str, name: str
+) -> tuple[Bools, Bools, Bools, Floats, Floats]:
+    """`says`, `off`, `lit`, the sun and its threshold, per row. The sun is NaN where the rule needs none."""
+    power = pl.col("power_state")
+    off, lit = _mask(frame, power == "off"), _mask(frame, power.is_in(["on", "low"]))
+    says = (off | lit) & rows.good & parameters.enabled(rule)[rows.territory]
+    needed = says & (off if rule == "lamp_dark" else lit)
+    sun = np.full(len(off), np.nan)
+    for number, territory in enumerate(parameters.territories):
+        here = needed & (rows.territory == number)
+        if here.any():
+            sun[here] = elevations_deg(territory.centre, rows.at[here])
+    return says, off, lit, sun, parameters.numbers(rule, name)[rows.territory]
+
+
+def lamp_dark(frame: pl.DataFrame, rows: Rows, contract: Contract, parameters: Parameters) -> Signals:
+    """Off in the dark raises; lit, or off while the sun is not below the threshold, clears."""
+    says, off, lit, sun, limit = _lamp_against_sun(frame, rows, parameters, "lamp_dark", "sun_below_deg")
+    dark = sun < limit
+    return Signals(says, _signs(off & dark, lit | (off & ~dark)), sun, limit, limit)
+
+
+def lamp_lit_by_day(frame: pl.DataFrame, rows: Rows, contract: Contract, parameters: Parameters) -> Signals:
+    """Lit while the sun is above the threshold raises; off, or lit while it is not, clears."""
+    says, off, lit, sun, limit = _lamp_against_sun(frame, rows, parameters, "lamp_lit_by_day", "sun_above_deg")
+    bright = sun > limit
+    return Signals(says, _signs(lit & bright, off | (lit & ~bright)), sun, limit, limit)
+
+
+#: Rules by domain, in the order of their findings. A domain without an entry has none.
+READERS: Final[Mapping[str, Mapping[str, Reader]]] = {
+    "sensor": {
+        "bin_fire": _container("bin_fire", "temperature_c", "raise_at_c", "clear_at_c"),
+        "bin_full": _container("bin_full", "fill_level", "raise_at", "clear_at"),
+    },
+    "lighting": {
+        "lamp_dark": lamp_dark,
+        "lamp_defective": lamp_defective,
+        "lamp_lit_by_day": lamp_lit_by_day,
+    },
+}

@@ -1,0 +1,138 @@
+"""Silence: an asset has said nothing for too long, by the watermark of its partition.
+
+An asset is silent over a gap of more than its limit after the last record heard, as soon as the watermark or its own
+next record shows the gap; after `dead_ms` it is dead, which is told once more. What it says ends the silence, unless
+the watermark shows that even that was too long ago (a backlog being uploaded). A reading flagged SUSPECT or FAIL is
+heard, so it keeps silence from beginning, but it ends none. An asset is known once it has spoken in the partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from processors.detect.rows import NEVER, NO_END, Bools, Ints, Rows, grown
+
+Step = Literal["silent", "dead", "heard"]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A step in the silence of one series, at an event time in milliseconds.
+
+    `unheard_ms` is how long nothing had been heard; `row` is the row of the batch that ended the silence.
+    """
+
+    series: int
+    step: Step
+    at: int
+    unheard_ms: int
+    offset: int
+    row: int | None = None
+
+
+class Silence:
+    """State of the rule `silent`: per series, the last record heard and how far its silence has come."""
+
+    def __init__(self) -> None:
+        self.heard_at: Ints = np.zeros(0, np.int64)
+        self.heard_offset: Ints = np.zeros(0, np.int64)
+        self.silent_from: Ints = np.zeros(0, np.int64)
+        self.silent: Bools = np.zeros(0, np.bool_)
+        self.dead: Bools = np.zeros(0, np.bool_)
+        self.limit_ms: Ints = np.zeros(0, np.int64)
+        self.dead_ms: Ints = np.zeros(0, np.int64)
+        # Deadlines only move back while assets speak, so an old minimum stays a lower bound (an end of silence lowers
+        # it): the whole table is looked at when the watermark reaches it, not at every batch.
+        self._earliest = NEVER
+
+    def reserve(self, size: int) -> None:
+        """Make room for `size` series."""
+        self.heard_at = grown(self.heard_at, size, NEVER)
+        self.heard_offset = grown(self.heard_offset, size, -1)
+        self.silent_from = grown(self.silent_from, size, NEVER)
+        self.silent = grown(self.silent, size, False)
+        self.dead = grown(self.dead, size, False)
+        self.limit_ms = grown(self.limit_ms, size, NO_END)
+        self.dead_ms = grown(self.dead_ms, size, NO_END)
+
+    def expect(self, series: Ints, limit_ms: Ints, dead_ms: Ints) -> None:
+        """Set how long these series may be silent; NO_END leaves one out. Death never comes before silence."""
+        self.limit_ms[series] = limit_ms
+        self.dead_ms[series] = np.maximum(dead_ms, limit_ms)
+        self._earliest = NEVER
+
+    def apply(self, rows: Rows, before: int, watermark: int) -> list[Spoken]:
+        """Steps shown by a batch and by the watermark after it.
+
+        `before` is the watermark before the batch; it stands for each row's own where the frame has none, and then the
+        answer to a record older than the watermark can depend on the cut of the batches.
+        """
+        watermarks = rows.watermark if rows.watermark is not None else np.full(len(rows.at), before, np.int64)
+        steps = list(self._walk(rows, watermarks)) if len(rows.at) else []
+        steps += self._passed(watermark)
+        return steps
+
+    def _walk(self, rows: Rows, watermarks: Ints) -> Iterator[Spoken]:
+        series, heard = rows.series, self.heard_at[rows.series]
+        limited = self.limit_ms[series] < NO_END
+        deadline = heard + self.limit_ms[series]
+        gap = (rows.at > deadline) | (watermarks > deadline)
+        known = heard != NEVER
+        interesting = np.zeros(len(self.silent), np.bool_)
+        interesting[series[limited & (self.silent[series] | (known & gap))]] = True
+        # The gaps of a series that is new in this batch lie between its rows, if it has several.
+        newcomers = series[limited & ~known]
+        if len(newcomers):
+            interesting |= np.bincount(newcomers, minlength=len(self.silent)) > 1
+        walked = interesting[series]
+        for row in np.flatnonzero(walked).tolist():
+            yield from self._hear(rows, row, int(watermarks[row]))
+        rest = np.flatnonzero(~walked & (rows.at >= heard))
+        self._note(series[rest], rows.at[rest], rows.offset[rest])
+
+    def _note(self, series: Ints, at: Ints, offset: Ints) -> None:
+        np.maximum.at(self.heard_at, series, at)
+        newest = at == self.heard_at[series]
+        # Rows come in offset order and the last assignment stays: equal event times are decided by the offset.
+        self.heard_offset[series[newest]] = offset[newest]
+
+    def _hear(self, rows: Rows, row: int, watermark: int) -> Iterator[Spoken]:
+        series, at = int(rows.series[row]), int(rows.at[row])
+        heard, limit = int(self.heard_at[series]), int(self.limit_ms[series])
+        if at < heard:
+            return
+        if heard != NEVER:
+            yield from self._fall_silent(series, max(at, watermark))
+        if self.silent[series] and rows.good[row] and watermark <= at + limit:
+            since = max(at, int(self.silent_from[series]))
+            self.silent[series] = self.dead[series] = False
+            self._earliest = min(self._earliest, at + limit)
+            yield Spoken(series, "heard", since, at - heard, int(rows.offset[row]), row)
+        self.heard_at[series], self.heard_offset[series] = at, rows.offset[row]
+
+    def _fall_silent(self, series: int, seen: int) -> Iterator[Spoken]:
+        """The steps due for a series when event time has been seen to pass `seen`."""
+        heard, offset = int(self.heard_at[series]), int(self.heard_offset[series])
+        limit, dead = int(self.limit_ms[series]), int(self.dead_ms[series])
+        if not self.silent[series] and seen > heard + limit:
+            self.silent[series], self.silent_from[series] = True, heard + limit
+            yield Spoken(series, "silent", heard + limit, limit, offset)
+        if self.silent[series] and not self.dead[series] and seen > heard + dead:
+            self.dead[series] = True
+            yield Spoken(series, "dead", heard + dead, dead, offset)
+
+    def _passed(self, watermark: int) -> Iterator[Spoken]:
+        if watermark <= self._earliest:
+            return
+        for series in np.flatnonzero(self._deadlines() < watermark).tolist():
+            yield from self._fall_silent(series, watermark)
+        self._earliest = int(self._deadlines().min(initial=NO_END))
+
+    def _deadlines(self) -> Ints:
+        wait = np.where(self.silent, self.dead_ms, self.limit_ms)
+        due = (self.heard_at != NEVER) & (wait < NO_END) & ~self.dead
+        return np.where(due, self.heard_at + wait, NO_END)

@@ -1,0 +1,211 @@
+"""The way of the data, from a batch of records to everything that follows from it. It flows one way:
+
+decode → validate → locate → duplicates → lateness → aggregate → detect → alerts
+
+Each stage is a function of (frame, reference data, state). One partition's state is owned by whoever calls `run` for it,
+one batch at a time and in offset order; nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from processors.aggregate import Codes, Windows
+from processors.alerts import AlertBook, Transition
+from processors.detect.asset import AssetDetectors
+from processors.duplicates import Seen, drop_duplicates
+from processors.lateness import mark_late
+from processors.locate import Locator
+from processors.validate import ClockLimits, validate
+from schemas.codec import STAGE as DECODE
+from schemas.codec import Writer, decode
+from schemas.contracts import Domain, contract_of
+from schemas.records import Batch
+from schemas.rejects import Reason, rejects
+
+#: Changes when the same records would give other rows; stands on every chunk.
+CODE_VERSION: Final = "1"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the stages are told of the installation. Spans in milliseconds, sizes in bytes."""
+
+    clock: ClockLimits = ClockLimits()
+    disorder_ms: int = 0
+    chunk_records: int = 65_536
+    max_record_bytes: int = 1_048_576
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What every partition shares: the territories, indexed, and the limits."""
+
+    locator: Locator
+    limits: Limits = Limits()
+
+
+@dataclass
+class Chunk:
+    """A run of consecutive offsets, named by its first: the unit of exact aggregation."""
+
+    first_offset: int
+    windows: Windows
+    last_offset: int
+
+
+@dataclass
+class PartitionState:
+    """All that a partition remembers between batches.
+
+    `watermark_ms` is in milliseconds since 1970. `closed` holds chunks whose last rows have not been taken yet.
+    """
+
+    topic: str
+    partition: int
+    domain: Domain
+    codes: Codes
+    detectors: AssetDetectors
+    alerts: AlertBook
+    watermark_ms: int = 0
+    seen: Seen = field(default_factory=Seen)
+    chunk: Chunk | None = None
+    closed: list[Chunk] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one batch became.
+
+    `events`: stored rows with every column the stages added, and `offset`, `received_at`, `chunk`. `refused`:
+    REJECT_SCHEMA, `row` an index of `batch`. Each record of the batch is in exactly one of the two.
+    """
+
+    batch: Batch
+    domain: Domain
+    events: pl.DataFrame
+    refused: pl.DataFrame
+    transitions: tuple[Transition, ...]
+
+
+def new_state(topic: str, partition: int, domain: Domain, reference: Reference) -> PartitionState:
+    """The state of a partition of which nothing is known: detectors begin in learning."""
+    return PartitionState(
+        topic=topic,
+        partition=partition,
+        domain=domain,
+        codes=Codes(reference.locator.sets),
+        detectors=AssetDetectors(reference.locator.territories),
+        alerts=AlertBook(),
+    )
+
+
+def run(
+    batch: Batch, state: PartitionState, reference: Reference, writers: Mapping[bytes, Writer | None]
+) -> list[Outcome]:
+    """Take one batch through every stage, once per chunk it touches. Changes `state`."""
+    outcomes = []
+    start = 0
+    while start < len(batch):
+        chunk = _open_chunk(state, int(batch.offsets[start]), reference.limits)
+        end = chunk.first_offset + reference.limits.chunk_records
+        stop = int(np.searchsorted(batch.offsets, end, side="left"))
+        outcomes.append(_run_within_chunk(batch.part(start, stop), state, chunk, reference, writers))
+        chunk.last_offset = int(batch.offsets[stop - 1])
+        start = stop
+    return outcomes
+
+
+def _run_within_chunk(
+    batch: Batch,
+    state: PartitionState,
+    chunk: Chunk,
+    reference: Reference,
+    writers: Mapping[bytes, Writer | None],
+) -> Outcome:
+    contract, limits, locator = contract_of(state.domain), reference.limits, reference.locator
+
+    sized, too_large = _within_size(batch, limits.max_record_bytes)
+    decoded = decode(contract, sized, writers)
+    frame = _with_position(decoded.frame, batch, chunk, state.domain)
+    frame, invalid = validate(frame, contract, state.domain, locator.jurisdictions, limits.clock)
+    frame, elsewhere = locator.locate(frame, state.domain)
+    frame, repeated = drop_duplicates(frame, state.seen)
+    frame, state.watermark_ms = mark_late(
+        frame, state.watermark_ms, disorder_ms=limits.disorder_ms, max_future_ms=limits.clock.max_future_ms
+    )
+    chunk.windows.add(frame, contract, state.domain)
+    findings = state.detectors.step(frame, state.watermark_ms)
+    transitions = state.alerts.step(findings, state.watermark_ms)
+
+    undecoded = decoded.rejects if too_large is None else _replaced(decoded.rejects, too_large)
+    refused = pl.concat((undecoded, invalid, elsewhere, repeated))
+    return Outcome(batch, state.domain, frame, refused, tuple(transitions))
+
+
+def advance(state: PartitionState, now_ms: int, reference: Reference) -> tuple[Transition, ...]:
+    """Let time pass in a partition that is read to its end: silence is something to be heard too.
+
+    `now_ms` lifts the watermark as an event of that instant would. Returns the transitions that follow.
+    """
+    state.watermark_ms = max(state.watermark_ms, now_ms - reference.limits.disorder_ms)
+    findings = state.detectors.step(None, state.watermark_ms)
+    return tuple(state.alerts.step(findings, state.watermark_ms))
+
+
+@dataclass(frozen=True)
+class ChunkRows:
+    """Window rows (WINDOW_SCHEMA) of one chunk that changed, and the last offset they include: their version."""
+
+    first_offset: int
+    last_offset: int
+    rows: pl.DataFrame
+
+
+def take_window_rows(state: PartitionState) -> list[ChunkRows]:
+    """Window rows changed since the last call, by chunk. Call between batches of the partition."""
+    chunks = [*state.closed, *((state.chunk,) if state.chunk else ())]
+    state.closed = []
+    taken = [ChunkRows(c.first_offset, c.last_offset, c.windows.take_changed()) for c in chunks]
+    return [rows for rows in taken if len(rows.rows)]
+
+
+def _open_chunk(state: PartitionState, offset: int, limits: Limits) -> Chunk:
+    if state.chunk is not None and offset >= state.chunk.first_offset + limits.chunk_records:
+        state.closed.append(state.chunk)
+        state.chunk = None
+        state.seen.next_chunk()
+    if state.chunk is None:
+        state.chunk = Chunk(offset, Windows(state.codes), offset)
+    return state.chunk
+
+
+def _with_position(frame: pl.DataFrame, batch: Batch, chunk: Chunk, domain: Domain) -> pl.DataFrame:
+    rows = frame["row"].to_numpy()
+    return frame.with_columns(
+        pl.Series("offset", batch.offsets[rows], dtype=pl.Int64),
+        pl.Series("received_at", batch.received_ms[rows], dtype=pl.Int64).cast(pl.Datetime("ms", "UTC")),
+        pl.lit(chunk.first_offset, dtype=pl.Int64).alias("chunk"),
+        pl.lit(domain).alias("domain"),
+    )
+
+
+def _within_size(batch: Batch, most: int) -> tuple[list[bytes | None], pl.DataFrame | None]:
+    """The values, with null in place of those that are too large, and the rejects of these."""
+    values = list(batch.values)
+    rows = [row for row, value in enumerate(values) if value is not None and len(value) > most]
+    for row in rows:
+        values[row] = None
+    if not rows:
+        return values, None
+    return values, rejects(pl.Series(rows), DECODE, Reason.TOO_LARGE, f"larger than {most} bytes")
+
+
+def _replaced(undecoded: pl.DataFrame, better: pl.DataFrame) -> pl.DataFrame:
+    """Rejects with the rows of `better` saying what `better` says."""
+    return pl.concat((undecoded.join(better.select("row"), on="row", how="anti"), better))

@@ -1,0 +1,1 @@
+"""Everything that leaves: ClickHouse, dead letters, webhooks."""

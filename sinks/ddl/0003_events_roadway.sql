@@ -1,0 +1,42 @@
+-- Events of RoadwayObservation: one row per stored event. (topic, partition, offset) ends the sorting key, so a row that is
+-- inserted again replaces itself. `failed`: bit i is the i-th measure of the contract that left its plausible range.
+CREATE TABLE IF NOT EXISTS events_roadway
+(
+    jurisdiction_id LowCardinality(String),
+    kind LowCardinality(String),
+    asset_id String,
+    observed_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    received_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    event_id String CODEC(ZSTD(1)),
+    source LowCardinality(String),
+    longitude Nullable(Float64) CODEC(ZSTD(1)),
+    latitude Nullable(Float64) CODEC(ZSTD(1)),
+    location_quality LowCardinality(String),
+    zones Map(LowCardinality(String), LowCardinality(String)) CODEC(ZSTD(1)),
+    quality UInt8,
+    failed UInt64 CODEC(ZSTD(1)),
+    late Bool,
+    observation_type LowCardinality(String),
+    channel_id LowCardinality(Nullable(String)),
+    mobility_type LowCardinality(String),
+    period_s Nullable(Float64) CODEC(ZSTD(1)),
+    count Nullable(Float64) CODEC(ZSTD(1)),
+    uptime_ratio Nullable(Float64) CODEC(ZSTD(1)),
+    occupancy_ratio Nullable(Float64) CODEC(ZSTD(1)),
+    speed_kmh Nullable(Float64) CODEC(ZSTD(1)),
+    condition_index Nullable(Float64) CODEC(ZSTD(1)),
+    roughness_mm_m Nullable(Float64) CODEC(ZSTD(1)),
+    vibration_g Nullable(Float64) CODEC(ZSTD(1)),
+    surface_temperature_c Nullable(Float64) CODEC(ZSTD(1)),
+    closure_start_at Nullable(DateTime64(3, 'UTC')),
+    closure_end_at Nullable(DateTime64(3, 'UTC')),
+    territory_version LowCardinality(String),
+    topic LowCardinality(String),
+    partition UInt16,
+    offset Int64 CODEC(Delta, ZSTD(1)),
+    chunk Int64 CODEC(Delta, ZSTD(1))
+)
+ENGINE = ReplacingMergeTree
+PARTITION BY toDate(observed_at)
+ORDER BY (jurisdiction_id, kind, toStartOfHour(observed_at), asset_id, observed_at, topic, partition, offset)
+SETTINGS non_replicated_deduplication_window = 1000;

@@ -1,0 +1,153 @@
+"""Frames of the stages as rows of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+
+import polars as pl
+import pyarrow as pa
+
+from schemas.contracts import HEAD, Contract, Domain, contract_of
+
+_OLDEST: Final = pl.CompatLevel.oldest()
+_ZONES: Final = pa.map_(pa.string(), pa.string())
+_MEASURES: Final = pa.map_(pa.string(), pa.float64())
+
+#: Columns the stages add, in table order. `zones` is made from `zone_set` here.
+_ADDED: Final = ("kind", "received_at", "location_quality", "quality", "failed", "late")
+_PLACE: Final = ("territory_version", "topic", "partition", "offset", "chunk")
+_NEAREST: Final = ("nearest_asset_id", "nearest_asset_m")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the rows of a frame come from."""
+
+    topic: str
+    partition: int
+
+
+class ZoneMaps:
+    """Arrow maps of the zone sets, made once for each set."""
+
+    def __init__(self, sets: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+        """`sets`: jurisdiction and code by layer ("" where none) of each zone set; it may grow."""
+        self._sets = sets
+        self._array: Any = pa.array([], type=_ZONES)
+
+    def take(self, zone_set: pl.Series) -> Any:
+        """The zones of each row, without the layers that have none there."""
+        if len(self._array) < len(self._sets):
+            known = [self._sets[number][1] for number in range(len(self._sets))]
+            maps = [[(layer, code) for layer, code in codes.items() if code] for codes in known]
+            self._array = pa.array(maps, type=_ZONES)
+        return self._array.take(zone_set.to_arrow())
+
+
+def placed(frame: pl.DataFrame, origin: Origin, territory_versions: Mapping[str, str]) -> pl.DataFrame:
+    """Stored events with the columns that say where they come from."""
+    version = pl.col("jurisdiction_id").replace_strict(territory_versions, return_dtype=pl.String)
+    return frame.with_columns(
+        version.alias("territory_version"),
+        pl.lit(origin.topic).alias("topic"),
+        pl.lit(origin.partition, dtype=pl.UInt16).alias("partition"),
+    )
+
+
+def event_tables(frame: pl.DataFrame, domain: Domain, zones: ZoneMaps) -> Iterator[tuple[date, pa.Table]]:
+    """Placed events of one domain as rows of `events_<domain>`, one table per event date."""
+    contract = contract_of(domain)
+    day = frame["observed_at"].dt.date()
+    for one in sorted(day.unique().to_list()):
+        part = frame if day.n_unique() == 1 else frame.filter(day == one)
+        yield one, _event_table(part, contract, domain, zones)
+
+
+def _event_table(frame: pl.DataFrame, contract: Contract, domain: Domain, zones: ZoneMaps) -> pa.Table:
+    fields = [f.name for f in contract.fields]
+    columns = [*fields, *_ADDED, *(_NEAREST if domain == "report" else ()), *_PLACE]
+    table = frame.select(columns).to_arrow(compat_level=_OLDEST)
+    return table.append_column("zones", zones.take(frame["zone_set"]))
+
+
+def asset_states(frame: pl.DataFrame, domain: Domain, zones: ZoneMaps) -> pa.Table:
+    """The newest row of each asset in placed events, as rows of `asset_state`. Reports without an asset have none."""
+    contract = contract_of(domain)
+    newest = (
+        frame.filter(pl.col("asset_id") != "")
+        .sort("observed_at", "offset")
+        .unique(["jurisdiction_id", "asset_id", "kind"], keep="last", maintain_order=True)
+    )
+    fixed = ("jurisdiction_id", "asset_id", "kind", "observed_at", "received_at", "longitude", "latitude")
+    table = newest.select(
+        *fixed, "location_quality", "quality", pl.lit(domain).alias("domain")
+    ).to_arrow(compat_level=_OLDEST)
+    numbers = [f.name for f in contract.fields if f.dtype.is_numeric() and f.name not in HEAD]
+    texts = [f.name for f in contract.fields if f.symbols]
+    return (
+        table.append_column("zones", zones.take(newest["zone_set"]))
+        .append_column("measures", _maps(newest, numbers, pl.Float64(), _MEASURES))
+        .append_column("states", _maps(newest, texts, pl.String(), _ZONES))
+    )
+
+
+def _maps(frame: pl.DataFrame, names: Sequence[str], dtype: pl.DataType, arrow: Any) -> Any:
+    """One map per row, from column names to values, without the nulls."""
+    present = [name for name in names if frame[name].null_count() < len(frame)]
+    columns = {name: frame[name].cast(dtype).to_list() for name in present}
+    rows = range(len(frame))
+    return pa.array(
+        [[(name, value) for name, column in columns.items() if (value := column[row]) is not None] for row in rows],
+        type=arrow,
+    )
+
+
+def window_tables(rows: pl.DataFrame, origin: Origin, chunk: int, version: int) -> Iterator[tuple[str, pa.Table]]:
+    """Window rows of one chunk as rows of `window_rows`, one table per month of the windows."""
+    month = rows["window_start"].dt.strftime("%Y%m")
+    for one in sorted(month.unique().to_list()):
+        part = rows if month.n_unique() == 1 else rows.filter(month == one)
+        yield (
+            one,
+            part.with_columns(
+                pl.col("window_start").dt.cast_time_unit("ms"),
+                pl.lit(origin.topic).alias("topic"),
+                pl.lit(origin.partition, dtype=pl.UInt16).alias("partition"),
+                pl.lit(chunk, dtype=pl.Int64).alias("chunk"),
+                pl.lit(version, dtype=pl.Int64).alias("version"),
+            ).to_arrow(compat_level=_OLDEST),
+        )
+
+
+def reject_table(refused: pl.DataFrame, origin: Origin) -> pa.Table:
+    """Rejects (REJECT_SCHEMA with `offset` and `received_at`) as rows of `rejects`."""
+    return refused.select(
+        pl.lit(origin.topic).alias("topic"),
+        pl.lit(origin.partition, dtype=pl.UInt16).alias("partition"),
+        "offset",
+        "received_at",
+        "stage",
+        "reason",
+        "detail",
+    ).to_arrow(compat_level=_OLDEST)
+
+
+def alert_table(transitions: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Values of the Alert contract (instants in milliseconds) as rows of `alert_transitions`."""
+    alert = {"at", "starts_at", "ends_at"}
+    schema = {
+        key: pl.Datetime("ms", "UTC") if key in alert else _ALERT_TYPES.get(key, pl.String()) for key in transitions[0]
+    }
+    raw = {key: pl.Int64() if key in alert else dtype for key, dtype in schema.items()}
+    return pl.DataFrame(list(transitions), schema=raw).cast(dict(schema)).to_arrow(compat_level=_OLDEST)
+
+
+_ALERT_TYPES: Final[dict[str, pl.DataType]] = {"sequence": pl.UInt64(), "value": pl.Float64(), "threshold": pl.Float64()}
+
+
+def names_of(parts: Sequence[tuple[Origin, int, int]]) -> str:
+    """What a block holds, in one line for its token: topic, partition, first and last offset of each part."""
+    return ";".join(sorted(f"{o.topic}/{o.partition}:{first}-{last}" for o, first, last in parts))

@@ -1,0 +1,398 @@
+"""Webhooks: one alert transition, signed (Standard Webhooks), in the body Alertmanager sends (version 4).
+
+A delivery is synchronous and belongs in a thread. It never raises for what a receiver does: the outcome is data.
+Nothing here logs; the caller logs the `Delivery`, which holds no secret, no URL and no answer text.
+
+Retrying may deliver a transition twice (the receiver acted, its answer was lost): `webhook-id` is the same both
+times, and receivers that act once per identifier act once.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import httpx
+import tenacity
+
+Outcome = Literal["delivered", "refused", "disabled", "gave_up"]
+
+_PREFIX: Final = "whsec_"
+#: Standard Webhooks asks for 192 bits at least: a shorter key can be searched for.
+_MIN_KEY_BYTES: Final = 24
+
+#: States that are told, and what Alertmanager calls them. An acknowledgement is our own affair; an alert that timed
+#: out is over for whoever was told that it fired.
+_STATUS: Final[Mapping[str, Literal["firing", "resolved"]]] = {
+    "firing": "firing",
+    "resolved": "resolved",
+    "expired": "resolved",
+}
+#: The labels, where the alert has them.
+_IDENTITY: Final = (
+    "alertname", "jurisdiction_id", "domain", "asset_id", "zone_layer", "zone_code", "category", "severity",
+)  # fmt: skip
+#: Go's zero time, which Alertmanager writes for "has not ended".
+_NOT_ENDED: Final = "0001-01-01T00:00:00Z"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_FIRST_DELAY_S: Final = 0.5
+_LONGEST_DELAY_S: Final = 60.0
+#: Not above the first delay, so that each delay is at least as long as the one before, whatever the draw.
+_JITTER_S: Final = 0.5
+#: An answer's body is read only so that the connection can be used again; beyond this a new connection is cheaper.
+_DRAIN_BYTES: Final = 65_536
+#: Keeps sums with hostile `Retry-After` values finite; far beyond any budget.
+_FOREVER_S: Final = 1e9
+
+
+class SignatureError(ValueError):
+    """A request is not signed by a known secret, or not now."""
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Where alerts go.
+
+    `secrets` are `whsec_<base64>`, at least one; during a rotation every one of them signs. `timeout_s` bounds each
+    wait for the receiver (to connect, to take the request, to answer). Raises ValueError, which names the receiver
+    and never quotes a secret, for a URL that is not http(s) or holds credentials and for an unusable secret.
+    """
+
+    name: str
+    url: str
+    secrets: tuple[str, ...] = field(repr=False)
+    timeout_s: float = 15.0
+
+    def __post_init__(self) -> None:
+        try:
+            url = httpx.URL(self.url)
+        except httpx.InvalidURL:
+            raise ValueError(f"receiver {self.name}: url cannot be parsed; write https://host/path") from None
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError(f"receiver {self.name}: url must begin with https:// or http:// and name a host")
+        if url.userinfo:
+            raise ValueError(f"receiver {self.name}: url must not hold a user or password; receivers check signatures")
+        if not self.secrets:
+            raise ValueError(f"receiver {self.name}: secrets is empty; give at least one whsec_<base64>")
+        if not self.timeout_s > 0:
+            raise ValueError(f"receiver {self.name}: timeout_s must be above 0")
+        for i, secret in enumerate(self.secrets):
+            try:
+                _key(secret)
+            except ValueError as error:
+                raise ValueError(f"receiver {self.name}: secrets[{i}]: {error}") from None
+
+    def __repr__(self) -> str:
+        # Many services put a token into the path or the query, so those are secrets too.
+        url = httpx.URL(self.url)
+        return f"Receiver(name={self.name!r}, host={url.host!r}, secrets=<{len(self.secrets)}>)"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of one delivery.
+
+    `delivered`: the receiver answered 2xx. `refused`: it gave a final answer that is none (3xx, 4xx); sending again
+    is pointless. `disabled`: it answered 410, now or to an earlier delivery (then `attempts` is 0). `gave_up`: the
+    budget ended first; sending again later may succeed. `status` is the last HTTP status, None when the last
+    attempt got no answer; `error` then names the kind of failure.
+    """
+
+    outcome: Outcome
+    attempts: int
+    status: int | None
+    error: str | None = None
+
+
+def _key(secret: str) -> bytes:
+    if not secret.startswith(_PREFIX):
+        raise ValueError("a secret begins with whsec_")
+    try:
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("what follows whsec_ is not base64") from None
+    if len(key) < _MIN_KEY_BYTES:
+        raise ValueError(f"a secret has at least {_MIN_KEY_BYTES} bytes before base64")
+    return key
+
+
+def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
+    """One signature, `v1,<base64>`: HMAC-SHA256 of `id.timestamp.body`. `timestamp` is in seconds since 1970.
+
+    Source: Standard Webhooks, "Signature scheme". Raises ValueError for a secret that is not `whsec_<base64>`.
+    """
+    content = b".".join((webhook_id.encode(), str(timestamp).encode(), body))
+    return "v1," + base64.b64encode(hmac.digest(_key(secret), content, hashlib.sha256)).decode()
+
+
+def verify(
+    headers: Mapping[str, str], body: bytes, secrets: Iterable[str], now: float, tolerance_s: float = 300.0
+) -> None:
+    """Return if one of `secrets` signed this request within `tolerance_s` seconds of `now` (seconds since 1970).
+
+    Raises SignatureError otherwise. It does not remember identifiers: refusing a `webhook-id` that was already
+    handled is the receiver's job.
+    """
+    given = {name.lower(): value for name, value in headers.items()}
+    missing = [name for name in ("webhook-id", "webhook-timestamp", "webhook-signature") if not given.get(name)]
+    if missing:
+        raise SignatureError(f"no {', '.join(missing)} header")
+    stamp = given["webhook-timestamp"]
+    # Bounded before int(): more digits than 64 bits hold are no instant, and very long ones make int() raise.
+    if not (stamp.isascii() and stamp.isdecimal() and len(stamp) <= 19):
+        raise SignatureError("webhook-timestamp is not a whole number of seconds")
+    timestamp = int(stamp)
+    if abs(now - timestamp) > tolerance_s:
+        raise SignatureError(f"webhook-timestamp is more than {tolerance_s:g} s from now; check the clocks")
+    expected = [sign(secret, given["webhook-id"], timestamp, body).encode() for secret in secrets]
+    signatures = [signature.encode() for signature in given["webhook-signature"].split(" ")]
+    # A list, not a generator: every pair is compared, so the time taken does not tell which one matched.
+    if not any([hmac.compare_digest(a, b) for a in expected for b in signatures]):
+        raise SignatureError("no signature matches; check the secret and that the body is the raw one")
+
+
+def is_notified(transition: Mapping[str, Any]) -> bool:
+    """Whether entering this state is told to receivers: firing, resolved and expired are.
+
+    It sees one transition only: not telling *resolved* to who was never told *firing* is the caller's job.
+    """
+    return transition["state"] in _STATUS
+
+
+def _rfc3339(instant: datetime | int) -> str:
+    """`instant` is an aware datetime or milliseconds since 1970, as frames and Avro values have it."""
+    when = _EPOCH + timedelta(milliseconds=instant) if isinstance(instant, int) else instant
+    if when.tzinfo is None:
+        raise ValueError("an instant of a transition has no time zone; give UTC")
+    return when.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def body(transition: Mapping[str, Any], receiver: Receiver, external_url: str) -> bytes:
+    """The request body for one transition (the fields of the Alert contract): Alertmanager v4 with one alert.
+
+    Labels identify and are all text; values are annotations, as text. The group is the alert itself. The same
+    transition gives the same bytes. Raises ValueError for a state that is not notified (see `is_notified`).
+    """
+    state = transition["state"]
+    if state not in _STATUS:
+        raise ValueError(f"state {state!r} is not notified; ask is_notified() first")
+    status = _STATUS[state]
+    labels = {name: str(transition[name]) for name in _IDENTITY if transition.get(name) is not None}
+    annotations = {"summary": str(transition["summary"])}
+    for name in ("value", "threshold"):
+        if transition.get(name) is not None:
+            annotations[name] = repr(float(transition[name]))
+    ended = transition.get("ends_at")
+    alert = {
+        "status": status,
+        "labels": labels,
+        "annotations": annotations,
+        "startsAt": _rfc3339(transition["starts_at"]),
+        "endsAt": _NOT_ENDED if status == "firing" else _rfc3339(transition["at"] if ended is None else ended),
+        "generatorURL": external_url,
+        "fingerprint": transition["fingerprint"],
+    }
+    group = ", ".join(f"{name}={json.dumps(labels[name], ensure_ascii=False)}" for name in sorted(labels))
+    message = {
+        "version": "4",
+        "groupKey": f"{{}}:{{{group}}}",
+        "truncatedAlerts": 0,
+        "status": status,
+        "receiver": receiver.name,
+        "groupLabels": labels,
+        "commonLabels": labels,
+        "commonAnnotations": annotations,
+        "externalURL": external_url,
+        "alerts": [alert],
+    }
+    return json.dumps(message, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one attempt brought: a status, or the name of the failure that prevented one."""
+
+    status: int | None
+    retry_after_s: float = 0.0
+    error: str | None = None
+
+    @property
+    def is_retried(self) -> bool:
+        return self.status is None or self.status == 429 or self.status >= 500
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.is_retried or self.status is None:
+            return "gave_up"
+        if self.status == 410:
+            return "disabled"
+        return "delivered" if 200 <= self.status < 300 else "refused"
+
+
+def _retry_after_s(value: str | None, now: float) -> float:
+    """Seconds that a `Retry-After` header asks for (a number of seconds or an HTTP date); 0 when it says nothing."""
+    text = (value or "").strip()
+    try:
+        if text.isascii() and text.isdecimal():
+            return min(float(text), _FOREVER_S)
+        when = parsedate_to_datetime(text)
+        aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return min(max(aware.timestamp() - now, 0.0), _FOREVER_S)
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+class WebhookSink:
+    """Delivers transitions to one receiver, from any number of threads.
+
+    `clock` gives seconds since 1970. No attempt begins when the delay before it would end more than `budget_s`
+    seconds after the delivery began; the last attempt may itself last as long as the receiver's timeouts allow.
+    A receiver that answers 410 is disabled until a new sink is made for it. `sleep` takes seconds; by default it
+    ends early when the sink is closed, and deliveries under way then give up. A `client` that is given is not
+    closed here; without one, a client is made that ignores proxy variables of the environment.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        *,
+        clock: Callable[[], float],
+        external_url: str,
+        client: httpx.Client | None = None,
+        budget_s: float = 300.0,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
+        self.receiver = receiver
+        self._clock = clock
+        self._external_url = external_url
+        self._budget_s = budget_s
+        self._owns_client = client is None
+        self._client = httpx.Client(trust_env=False) if client is None else client
+        self._disabled = threading.Event()
+        self._closed = threading.Event()
+        self._idle = threading.Condition()
+        self._attempts_under_way = 0
+        self._sleep = sleep or tenacity.sleep_using_event(self._closed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def disabled(self) -> bool:
+        """Whether the receiver answered 410 Gone."""
+        return self._disabled.is_set()
+
+    def close(self) -> None:
+        """Let attempts under way end, make deliveries that wait give up, close the connections. Safe to call twice.
+
+        Blocks as long as the receiver's timeouts allow an attempt to last: its outcome is worth knowing.
+        """
+        self._closed.set()
+        with self._idle:
+            self._idle.wait_for(lambda: self._attempts_under_way == 0)
+        if self._owns_client:
+            self._client.close()
+
+    def deliver(self, transition: Mapping[str, Any]) -> Delivery:
+        """Tell the receiver of one transition (the fields of the Alert contract); blocks until it is decided.
+
+        Raises ValueError for a state that is not notified, and nothing for what the receiver or the network does.
+        """
+        message = body(transition, self.receiver, self._external_url)
+        if self._disabled.is_set():
+            return Delivery("disabled", 0, None)
+        webhook_id = str(transition["transition_id"])
+        started = self._clock()
+        growing = tenacity.wait_exponential(_FIRST_DELAY_S, max=_LONGEST_DELAY_S) + tenacity.wait_random(0, _JITTER_S)
+        attempts = 0
+
+        def attempt() -> _Answer:
+            nonlocal attempts
+            attempts += 1
+            with self._under_way() as is_open:
+                return self._post(webhook_id, message) if is_open else _Answer(None, error="Closed")
+
+        def delay_s(state: tenacity.RetryCallState) -> float:
+            return max(growing(state), _result(state).retry_after_s)
+
+        def is_over(state: tenacity.RetryCallState) -> bool:
+            return self._closed.is_set() or self._clock() - started + state.upcoming_sleep > self._budget_s
+
+        answer = tenacity.Retrying(
+            retry=tenacity.retry_if_result(lambda a: a.is_retried),
+            wait=delay_s,
+            stop=is_over,
+            sleep=self._sleep,
+            retry_error_callback=_result,
+        )(attempt)
+        if answer.outcome == "disabled":
+            self._disabled.set()
+        return Delivery(answer.outcome, attempts, answer.status, answer.error)
+
+    @contextlib.contextmanager
+    def _under_way(self) -> Iterator[bool]:
+        """Keep the client open for one attempt; gives False when it is too late for another."""
+        with self._idle:
+            is_open = not self._closed.is_set()
+            self._attempts_under_way += is_open
+        try:
+            yield is_open
+        finally:
+            with self._idle:
+                self._attempts_under_way -= is_open
+                self._idle.notify_all()
+
+    def _post(self, webhook_id: str, message: bytes) -> _Answer:
+        timestamp = int(self._clock())
+        signatures = " ".join(sign(secret, webhook_id, timestamp, message) for secret in self.receiver.secrets)
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "vigie",
+            "webhook-id": webhook_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": signatures,
+        }
+        request = self._client.build_request(
+            "POST", self.receiver.url, content=message, headers=headers, timeout=self.receiver.timeout_s
+        )
+        try:
+            response = self._client.send(request, stream=True, follow_redirects=False)
+        except httpx.TransportError as error:
+            return _Answer(None, error=type(error).__name__)
+        with contextlib.closing(response):
+            self._drain(response)
+        after = _retry_after_s(response.headers.get("retry-after"), self._clock())
+        return _Answer(response.status_code, retry_after_s=after)
+
+    def _drain(self, response: httpx.Response) -> None:
+        """Read a small answer to its end. The status is known by now, so what goes wrong here changes nothing."""
+        started, size = self._clock(), 0
+        with contextlib.suppress(httpx.TransportError):
+            for piece in response.iter_raw():
+                size += len(piece)
+                if size > _DRAIN_BYTES or self._clock() - started > self.receiver.timeout_s:
+                    break
+
+
+def _result(state: tenacity.RetryCallState) -> _Answer:
+    if state.outcome is None:
+        raise RuntimeError("asked for the answer before the first attempt ended")
+    answer: _Answer = state.outcome.result()
+    return answer

@@ -1,0 +1,173 @@
+"""Talking to Kafka as an administrator: wait for it, create topics, ask for offsets. And the broker of the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from schemas.contracts import ALERT_TOPIC, DEAD_LETTER_TOPIC, RAW_TOPICS
+from streams.clock import monotonic_s, sleep_s
+from streams.ledger import Place
+from streams.settings import Settings
+
+_TIMEOUT_S: Final = 10.0
+_DAY_MS: Final = 86_400_000
+
+
+class BrokerError(RuntimeError):
+    """Kafka refused or stayed away; the message says what to do."""
+
+
+def client_config(settings: Settings) -> dict[str, Any]:
+    """librdkafka's settings for these brokers."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.kafka_bootstrap,
+        "security.protocol": settings.kafka_security,
+        "log_level": 0,
+    }
+    if settings.kafka_security.startswith("SASL"):
+        assert settings.kafka_password is not None
+        config |= {
+            "sasl.mechanisms": settings.kafka_sasl_mechanism,
+            "sasl.username": settings.kafka_username,
+            "sasl.password": settings.kafka_password.get_secret_value(),
+        }
+    if settings.kafka_ca_file:
+        config["ssl.ca.location"] = str(settings.kafka_ca_file)
+    return config
+
+
+def reach(settings: Settings, timeout_s: float = _TIMEOUT_S) -> set[str]:
+    """The names of the topics there are. Raises BrokerError when no broker answers."""
+    try:
+        found = AdminClient(client_config(settings)).list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        raise BrokerError(
+            f"Kafka at {settings.kafka_bootstrap} does not answer ({reason(error)}): "
+            "start it or set VIGIE_KAFKA_BOOTSTRAP"
+        ) from error
+    return set(found.topics)
+
+
+def leader_topic(group: str) -> str:
+    """The topic by which Faust elects a leader among the workers of a group."""
+    return f"{group}-__assignor-__leader"
+
+
+def topics(settings: Settings) -> list[NewTopic]:
+    """Every topic of the installation, as `vigie init` creates it.
+
+    Raw topics carry the broker's time (an old event time cannot expire a record, and cannot pass for arrival). Dead
+    letters keep the original's time and allow for records as large as the raw ones with their headers.
+    """
+    retention = str(int(settings.retention_days * _DAY_MS))
+    raw = {"message.timestamp.type": "LogAppendTime", "retention.ms": retention, "cleanup.policy": "delete"}
+    largest = str(max(2 * settings.max_record_bytes, 16_777_216))
+    dead = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS), "max.message.bytes": largest}
+    alerts = {"cleanup.policy": "compact"}
+
+    def topic(name: str, partitions: int, config: dict[str, str]) -> NewTopic:
+        return NewTopic(name, num_partitions=partitions, replication_factor=settings.replication, config=config)
+
+    return [
+        *(topic(name, settings.partitions, raw) for name in RAW_TOPICS.values()),
+        topic(DEAD_LETTER_TOPIC, settings.partitions, dead),
+        topic(ALERT_TOPIC, 1, alerts),
+        topic(leader_topic(settings.group), 1, {"cleanup.policy": "delete"}),
+    ]
+
+
+def create_topics(settings: Settings) -> list[str]:
+    """Create the topics that are missing; those that exist stay as they are. Returns the names created."""
+    created = []
+    futures = AdminClient(client_config(settings)).create_topics(topics(settings), operation_timeout=30)
+    for name, future in futures.items():
+        try:
+            future.result(timeout=60)
+            created.append(name)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise BrokerError(f"Kafka would not create {name}: {reason(error)}") from error
+    return sorted(created)
+
+
+def without_broker_time(settings: Settings) -> list[str]:
+    """Raw topics that do not carry the broker's time, which lateness and the clock checks rely on."""
+    admin = AdminClient(client_config(settings))
+    wanted = [ConfigResource(ResourceType.TOPIC, name) for name in RAW_TOPICS.values()]
+    wrong = []
+    for resource, future in admin.describe_configs(wanted, request_timeout=_TIMEOUT_S).items():
+        entry = future.result(timeout=2 * _TIMEOUT_S).get("message.timestamp.type")
+        if entry is not None and entry.value != "LogAppendTime":
+            wrong.append(resource.name)
+    return sorted(wrong)
+
+
+def end_offsets(settings: Settings) -> dict[Place, tuple[int, int]]:
+    """First and next offset of every partition of the raw topics. Raises BrokerError."""
+    consumer = Consumer({**client_config(settings), "group.id": f"{settings.group}-offsets"})
+    try:
+        found = consumer.list_topics(timeout=_TIMEOUT_S).topics
+        return {
+            Place(name, partition): consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=_TIMEOUT_S)
+            for name in RAW_TOPICS.values()
+            if name in found
+            for partition in found[name].partitions
+        }
+    except KafkaException as error:
+        raise BrokerError(f"Kafka would not tell its offsets: {reason(error)}") from error
+    finally:
+        consumer.close()
+
+
+def reason(error: KafkaException) -> str:
+    """What librdkafka says, without its file names and codes."""
+    inner = error.args[0] if error.args else error
+    return inner.str() if isinstance(inner, KafkaError) else str(inner)
+
+
+def wait_for(
+    what: str,
+    attempt: Callable[[], Any],
+    errors: tuple[type[Exception], ...],
+    *,
+    timeout_s: float,
+    say: Callable[[str], None],
+) -> Any:
+    """Call `attempt` until it raises none of `errors`, saying so, or raise the last one after `timeout_s`."""
+    until = monotonic_s() + timeout_s
+    pause = 0.5
+    while True:
+        try:
+            return attempt()
+        except errors as error:
+            left = until - monotonic_s()
+            if left <= 0:
+                raise
+            say(f"waiting for {what}, {left:.0f} s left: {error}")
+            sleep_s(min(pause, left))
+            pause = min(2 * pause, 5.0)
+
+
+@contextmanager
+def in_process_broker() -> Iterator[str]:
+    """librdkafka's broker inside this process, in memory: its host:port. It ends with the block.
+
+    It keeps at most 100 000 records or 5 MB per partition, creates topics of four partitions when they are named, and
+    serves one member per group: enough for a demo and for tests of one worker.
+    """
+    producer = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "", "log_level": 0})
+    brokers: Mapping[int, Any] = producer.list_topics(timeout=_TIMEOUT_S).brokers
+    (broker,) = brokers.values()
+    names = [*RAW_TOPICS.values(), DEAD_LETTER_TOPIC, ALERT_TOPIC]
+    for name in names:
+        producer.list_topics(name, timeout=_TIMEOUT_S)
+    try:
+        yield f"{broker.host}:{broker.port}"
+    finally:
+        producer.purge()
+        del producer

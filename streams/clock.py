@@ -1,0 +1,69 @@
+"""The only module that reads the clock. Everything else is told the time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time, and the event time that corresponds to it."""
+
+    def now_ms(self) -> int:
+        """Wall clock, milliseconds since 1970, UTC."""
+        ...
+
+    def event_ms(self, wall_ms: int) -> int:
+        """The event time that sensors live in at that wall instant, milliseconds since 1970, UTC."""
+        ...
+
+
+class WallClock:
+    """The real world: event time is wall time."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def event_ms(self, wall_ms: int) -> int:
+        return wall_ms
+
+
+@dataclass(frozen=True)
+class ScaledClock:
+    """A demo's world: event time starts in the past, runs `speed` times as fast and stops at `end_ms`."""
+
+    start_wall_ms: int
+    start_ms: int
+    end_ms: int
+    speed: float
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def event_ms(self, wall_ms: int) -> int:
+        return min(self.end_ms, self.start_ms + int((wall_ms - self.start_wall_ms) * self.speed))
+
+    def wall_ms(self, event_ms: int) -> int:
+        """The wall instant at which that event time comes."""
+        return self.start_wall_ms + int((event_ms - self.start_ms) / self.speed)
+
+
+def monotonic_s() -> float:
+    """Seconds from an unknown start that never go back: for durations."""
+    return time.monotonic()
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def sleep_s(seconds: float) -> None:
+    """Block the calling thread."""
+    time.sleep(seconds)
+
+
+def instant(ms: int) -> datetime:
+    """Milliseconds since 1970 as an aware datetime, UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,80 @@
+"""Alert transitions from `city.alerts` to the webhook receiver, at least once each, under one stable id."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from schemas.codec import decode, own_writer, prefixes, single_object_prefix
+from schemas.contracts import contract
+from schemas.records import Batch
+from sinks.webhook import Receiver, WebhookSink, is_notified
+from streams.clock import Clock
+from streams.log import logger
+from streams.settings import Settings
+from streams.tally import Tally
+
+_ALERT: Final = contract("Alert")
+
+
+class Notifier:
+    """Delivers batches of the alert topic. Without a receiver it does nothing, successfully."""
+
+    def __init__(self, settings: Settings, clock: Clock, tally: Tally) -> None:
+        self._log = logger("notify")
+        self._clock = clock
+        self._tally = tally
+        self._closed = False
+        self._thread = ThreadPoolExecutor(1, "webhook")
+        self._sink: WebhookSink | None = None
+        if settings.webhook_url:
+            secrets = tuple(secret.get_secret_value() for secret in settings.webhook_secrets)
+            self._sink = WebhookSink(
+                Receiver("webhook", settings.webhook_url, secrets),
+                clock=lambda: clock.now_ms() / 1_000,
+                external_url=settings.external_url,
+                budget_s=settings.webhook_budget_s,
+            )
+
+    async def deliver(self, batch: Batch) -> bool:
+        """Tell the receiver every transition of the batch. False when it was closed before the end."""
+        if self._sink is None:
+            return True
+        found = decode(_ALERT, batch.values, {p: _writer(p) for p in prefixes(batch.values)})
+        for refused in found.rejects.iter_rows(named=True):
+            self._log.error("not an alert", topic=batch.topic, offset=int(batch.offsets[refused["row"]]))
+        for transition in found.frame.drop("row").iter_rows(named=True):
+            if is_notified(transition) and not await self._tell(self._sink, transition):
+                return False
+        return True
+
+    async def _tell(self, sink: WebhookSink, transition: Mapping[str, Any]) -> bool:
+        while not self._closed:
+            delivery = await asyncio.get_running_loop().run_in_executor(self._thread, sink.deliver, transition)
+            self._tally.notified[delivery.outcome] += 1
+            if delivery.outcome == "delivered":
+                return True
+            self._log.error(
+                "alert not delivered",
+                outcome=delivery.outcome,
+                status=delivery.status,
+                error=delivery.error,
+                attempts=delivery.attempts,
+                transition_id=transition["transition_id"],
+            )
+            if delivery.outcome != "gave_up":
+                return True
+        return False
+
+    def close(self) -> None:
+        """Give up what is being tried; it is delivered again after the next start."""
+        self._closed = True
+        if self._sink is not None:
+            self._sink.close()
+        self._thread.shutdown(wait=False)
+
+
+def _writer(prefix: bytes) -> Any:
+    return own_writer(_ALERT) if prefix == single_object_prefix(_ALERT.schema) else None

@@ -1,0 +1,107 @@
+"""What has to be there before a worker starts, and how long to wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+import shapely
+
+from processors.territory import Territory
+from schemas.registry import RegistryAwayError, Writers
+from sinks.clickhouse import Sink, SinkAwayError, connect, migrate
+from streams import broker
+from streams.broker import BrokerError
+from streams.clock import utc_now
+from streams.settings import Settings
+from streams.territory.files import load
+
+Say = Callable[[str], None]
+
+_OLDEST: Final = pl.CompatLevel.oldest()
+
+
+class SetupError(RuntimeError):
+    """Something a worker needs is missing or wrong; the message says what to do."""
+
+
+def territories(settings: Settings, say: Say) -> dict[str, Territory]:
+    """The territories of the settings, by jurisdiction. Raises SetupError, or TerritoryError for a bad folder."""
+    if not settings.territories:
+        raise SetupError(
+            "no territory: set VIGIE_TERRITORIES to a folder made by `vigie territory build` or `vigie territory synth`"
+        )
+    found: dict[str, Territory] = {}
+    for folder in settings.territories:
+        territory, repaired = load(Path(folder))
+        for line in repaired:
+            say(line)
+        if territory.jurisdiction_id in found:
+            raise SetupError(f"{folder}: jurisdiction {territory.jurisdiction_id} is already in another folder")
+        found[territory.jurisdiction_id] = territory
+    return found
+
+
+def sink(settings: Settings, say: Say) -> Sink:
+    """A connection to ClickHouse, waited for. Raises SinkError."""
+    url = settings.clickhouse_url.get_secret_value()
+    found: Sink = broker.wait_for(
+        "ClickHouse",
+        lambda: connect(url, retry_budget_s=settings.retry_budget_s, on_retry=say),
+        (SinkAwayError,),
+        timeout_s=settings.start_timeout_s,
+        say=say,
+    )
+    return found
+
+
+def kafka(settings: Settings, say: Say) -> set[str]:
+    """The topics of the broker, waited for. Raises BrokerError."""
+    found: set[str] = broker.wait_for(
+        "Kafka", lambda: broker.reach(settings, 5.0), (BrokerError,), timeout_s=settings.start_timeout_s, say=say
+    )
+    return found
+
+
+def registry(settings: Settings, say: Say) -> None:
+    """Wait for the schema registry, if there is one. Raises RegistryAwayError."""
+    if settings.schema_registry_url:
+        broker.wait_for(
+            f"the schema registry at {settings.schema_registry_url}",
+            Writers(registry_url=settings.schema_registry_url).check,
+            (RegistryAwayError,),
+            timeout_s=settings.start_timeout_s,
+            say=say,
+        )
+
+
+def missing_topics(settings: Settings, there: set[str]) -> list[str]:
+    """Topics of the installation that the broker does not have."""
+    return sorted({topic.topic for topic in broker.topics(settings)} - there)
+
+
+def publish_territories(found: Mapping[str, Territory], to: Sink) -> None:
+    """Write zones and assets that ClickHouse does not have in this version."""
+    for jurisdiction, territory in found.items():
+        known = to.rows(
+            "SELECT count() FROM zones WHERE jurisdiction_id = {j:String} AND territory_version = {v:String}",
+            {"j": jurisdiction, "v": territory.version},
+        )[0][0]
+        if known:
+            continue
+        stamped = [
+            pl.lit(jurisdiction).alias("jurisdiction_id"),
+            pl.lit(territory.version).alias("territory_version"),
+            pl.lit(utc_now()).dt.cast_time_unit("ms").alias("loaded_at"),
+        ]
+        zones = territory.zones.with_columns(pl.Series("wkt", shapely.to_wkt(territory.geometries)), *stamped)
+        name = f"{jurisdiction}|{territory.version}"
+        to.insert("zones", zones.to_arrow(compat_level=_OLDEST), name)
+        to.insert("assets", territory.assets.with_columns(stamped).to_arrow(compat_level=_OLDEST), name)
+
+
+def tables(to: Sink) -> list[str]:
+    """Bring ClickHouse's tables up to date. Returns the migrations applied now."""
+    return migrate(to)
