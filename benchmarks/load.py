@@ -54,7 +54,7 @@ def city(territory_folder: Path, *, events: int, seed: int) -> list[Wire]:
     no span of up to 64 hours does.
     """
     # Imported here, so that the rest of this module can be used without the simulation.
-    from streams.simulation import simulate
+    from streams.simulation.city import simulate
     from streams.territory import files
     from streams.territory.synth import synthesize
 

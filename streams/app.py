@@ -65,6 +65,7 @@ def build(
         stream_processing_timeout=86_400.0,
     )
     app.keeper = keeper
+    app.pause_s = settings.linger_s / 4
 
     async def failed(agent: Any, error: BaseException) -> None:
         on_failure(error)

@@ -84,7 +84,8 @@ def topics(settings: Settings) -> list[NewTopic]:
 def create_topics(settings: Settings) -> list[str]:
     """Create the topics that are missing; those that exist stay as they are. Returns the names created."""
     created = []
-    futures = AdminClient(client_config(settings)).create_topics(topics(settings), operation_timeout=30)
+    admin = AdminClient(client_config(settings))  # must outlive its futures
+    futures = admin.create_topics(topics(settings), operation_timeout=30)
     for name, future in futures.items():
         try:
             future.result(timeout=60)

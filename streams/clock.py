@@ -30,19 +30,30 @@ class WallClock:
         return wall_ms
 
 
-@dataclass(frozen=True)
+@dataclass
 class ScaledClock:
-    """A demo's world: event time starts in the past, runs `speed` times as fast and stops at `end_ms`."""
+    """A demo's world: event time starts in the past, runs `speed` times as fast and stops at `end_ms`.
 
-    start_wall_ms: int
-    start_ms: int
-    end_ms: int
+    Until `begin` no event time passes.
+    """
+
     speed: float
+    start_wall_ms: int = 0
+    start_ms: int = 0
+    end_ms: int = 0
+
+    def begin(self, seconds: float, lead_ms: int = 0) -> None:
+        """Let event time run from `lead_ms` (wall) on, for so many wall seconds; it ends at the wall time of its end."""
+        self.start_wall_ms = self.now_ms() + lead_ms
+        self.end_ms = self.start_wall_ms + round(seconds * 1_000)
+        self.start_ms = self.end_ms - round(seconds * self.speed * 1_000)
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
     def event_ms(self, wall_ms: int) -> int:
+        if not self.end_ms:
+            return 0
         return min(self.end_ms, self.start_ms + int((wall_ms - self.start_wall_ms) * self.speed))
 
     def wall_ms(self, event_ms: int) -> int:

@@ -14,13 +14,14 @@ from tempfile import mkdtemp
 from typing import Any, Final
 
 from processors.territory import Territory
-from streams import setup
 from streams.broker import in_process_broker
-from streams.clock import ScaledClock, WallClock, instant, monotonic_s, utc_now
+from sinks.clickhouse import Sink
+from streams import setup
+from streams.clock import ScaledClock, instant, monotonic_s, utc_now
 from streams.settings import Settings, load
 from streams.simulation.city import Simulation, simulate
 from streams.simulation.publish import publish
-from streams.summary import summarize
+from streams.summary import busiest_zones, summarize
 from streams.worker import Worker
 
 _DAY_S: Final = 86_400.0
@@ -29,6 +30,7 @@ _MOST_UNDER_WAY: Final = 20_000
 #: A run that makes no progress for so long is over, whatever is missing.
 _STALLED_S: Final = 60.0
 _LEAD_MS: Final = 500
+_ZONES_S: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,11 @@ class Demo:
         self.plan = plan
         self.territory = territory
         self.say = say
-        self.worker: Worker | None = None
-        self.simulation: Simulation | None = None
-        self.clock: ScaledClock | None = None
+        self.clock = ScaledClock(plan.event_seconds_per_second)
+        self.worker: Worker
+        self.simulation: Simulation
+        self.zones: list[tuple[str, int, int]] = []
+        """Name, events and open alerts of the busiest zones of the first layer, a few seconds old."""
         self.published = 0
         self.interrupted = False
         self._halt = threading.Event()
@@ -65,7 +69,7 @@ class Demo:
     @property
     def lag(self) -> int:
         """Records published and not yet durable."""
-        return self.published - (self.worker.tally.records if self.worker else 0)
+        return self.published - self.worker.tally.records
 
     def interrupt(self) -> None:
         """End early, cleanly: what is under way is stored and accounted for."""
@@ -82,7 +86,7 @@ class Demo:
             stack.callback(sink.close)
             setup.tables(sink)
             setup.publish_territories({self.territory.jurisdiction_id: self.territory}, sink)
-            self.worker, simulation = asyncio.run(self._live(settings, sink, show))
+            simulation = asyncio.run(self._live(settings, sink, show))
             summary = summarize(sink, self.territory.layers[0], simulation.truth, self.worker.tally)
             summary |= {"interrupted": self.interrupted, "seed": self.plan.seed, "territory": self.territory.name}
             return summary
@@ -106,37 +110,35 @@ class Demo:
             schema_registry_url=None,
             group="vigie-demo",
             instance_id=None,
+            flush_interval_s=0.5,
             idle_grace_s=2.0,
             zone_watch_interval_s=1.0,
         )
 
-    async def _live(self, settings: Settings, sink: Any, show: Callable[[Demo], None]) -> tuple[Worker, Simulation]:
+    async def _live(self, settings: Settings, sink: Sink, show: Callable[[Demo], None]) -> Simulation:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
-        clock = self.clock = self._clock()
-        worker = self.worker = Worker(settings, {self.territory.jurisdiction_id: self.territory}, sink, clock)
-        simulation = self.simulation = simulate(
-            self.territory,
-            seed=self.plan.seed,
-            start=instant(clock.start_ms),
-            end=instant(clock.end_ms),
-            events=round(self.plan.rate * self.plan.for_s),
-            wall_now=utc_now,
-        )
+        territories = {self.territory.jurisdiction_id: self.territory}
+        worker = self.worker = Worker(settings, territories, sink, self.clock)
         working = asyncio.create_task(worker.work())
-        publishing = loop.run_in_executor(None, self._publish, settings.kafka_bootstrap, simulation, clock, worker)
         try:
-            await self._until_done(worker, working, publishing, clock, show)
+            await self._until(lambda: worker.is_ready or working.done() or self.interrupted)
+            self.clock.begin(self.plan.for_s, _LEAD_MS)
+            simulation = self._simulation()
+            publishing = loop.run_in_executor(None, self._publish, settings.kafka_bootstrap, simulation)
+            try:
+                await self._until_done(worker, working, publishing, show)
+            finally:
+                self._halt.set()
+                await publishing
         finally:
-            self._halt.set()
-            await publishing
             worker.stop()
             await working
         if self._publish_failure is not None:
             raise self._publish_failure
         show(self)
-        return worker, simulation
+        return simulation
 
     def _signalled(self) -> None:
         if self.interrupted:
@@ -144,21 +146,29 @@ class Demo:
         self.say("ending: storing what is under way (again to end at once)")
         self.interrupt()
 
-    def _clock(self) -> ScaledClock:
-        start_wall_ms = WallClock().now_ms() + _LEAD_MS
-        end_ms = start_wall_ms + round(self.plan.for_s * 1_000)
-        speed = self.plan.event_seconds_per_second
-        return ScaledClock(start_wall_ms, end_ms - round(self.plan.for_s * speed * 1_000), end_ms, speed)
+    def _simulation(self) -> Simulation:
+        self.simulation = simulate(
+            self.territory,
+            seed=self.plan.seed,
+            start=instant(self.clock.start_ms),
+            end=instant(self.clock.end_ms),
+            events=round(self.plan.rate * self.plan.for_s),
+            wall_now=utc_now,
+        )
+        return self.simulation
 
-    def _publish(self, bootstrap: str, simulation: Simulation, clock: ScaledClock, worker: Worker) -> None:
-        drawn = 0
+    async def _until(self, done: Callable[[], bool]) -> None:
+        until = monotonic_s() + _STALLED_S
+        while not done():
+            if monotonic_s() > until:
+                raise RuntimeError("the worker was given no partitions by the in-process broker within a minute")
+            await asyncio.sleep(0.05)
 
+    def _publish(self, bootstrap: str, simulation: Simulation) -> None:
         def pace(at_ms: int) -> float:
-            nonlocal drawn
-            drawn = simulation.truth.produced
-            if drawn - worker.tally.records > _MOST_UNDER_WAY:
+            if simulation.truth.produced - self.worker.tally.records > _MOST_UNDER_WAY:
                 return 0.02
-            return (clock.wall_ms(at_ms) - clock.now_ms()) / 1_000
+            return (self.clock.wall_ms(at_ms) - self.clock.now_ms()) / 1_000
 
         def progress(sent: int) -> None:
             self.published = sent
@@ -173,12 +183,14 @@ class Demo:
         worker: Worker,
         working: asyncio.Task[None],
         publishing: asyncio.Future[None],
-        clock: ScaledClock,
         show: Callable[[Demo], None],
     ) -> None:
-        seen, moved_s = -1, monotonic_s()
+        seen, moved_s, asked_s = -1, monotonic_s(), 0.0
         while not working.done():
             show(self)
+            if monotonic_s() - asked_s > _ZONES_S:
+                self.zones = await worker.ask(lambda sink: busiest_zones(sink, self.territory.layers[0]))
+                asked_s = monotonic_s()
             await asyncio.sleep(0.25)
             if worker.tally.records != seen:
                 seen, moved_s = worker.tally.records, monotonic_s()
@@ -188,5 +200,5 @@ class Demo:
                 return
             if seen < self.published:
                 continue
-            if self.interrupted or worker.has_seen(clock.end_ms):
+            if self.interrupted or worker.has_seen(self.clock.end_ms):
                 return

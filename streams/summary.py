@@ -117,3 +117,26 @@ def faults_of(summary: Mapping[str, Any]) -> list[str]:
         if count["false"] > (1 if rule == HOT_SPOT else 0):
             wrong.append(f"{rule}: {count['false']} false")
     return wrong
+
+
+_ZONES: Final = """
+SELECT z.name, e.events, coalesce(a.open, 0)
+FROM (
+    SELECT zone_code, toInt64(sum(count)) AS events FROM windows
+    WHERE layer = {layer:String} AND endsWith(metric, {metric:String}) AND zone_code != '' GROUP BY zone_code
+) AS e
+LEFT JOIN (SELECT code, any(name) AS name FROM zones WHERE layer = {layer:String} GROUP BY code) AS z ON z.code = e.zone_code
+LEFT JOIN (
+    SELECT s.zones[{layer:String}] AS code, toInt64(count()) AS open
+    FROM (SELECT asset_id FROM alerts WHERE state = 'firing' AND asset_id != '') AS f
+    INNER JOIN (SELECT asset_id, zones FROM asset_state FINAL) AS s ON s.asset_id = f.asset_id
+    GROUP BY code
+) AS a ON a.code = e.zone_code
+ORDER BY e.events DESC, z.name LIMIT 10
+"""
+
+
+def busiest_zones(sink: Sink, layer: str) -> list[tuple[str, int, int]]:
+    """Name, stored events and open asset alerts of the ten zones of a layer with most events."""
+    rows = sink.rows(_ZONES, {"layer": layer, "metric": f".{EVENTS}"})
+    return [(str(name), int(events), int(alerts)) for name, events, alerts in rows]

@@ -6,6 +6,7 @@ See the notes in the ledger for why Faust's own acknowledgements are not used.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Protocol
 
@@ -74,6 +75,9 @@ class BatchConsumer(aiokafka.Consumer):
             else:
                 for record in run:
                     yield tp, self._to_message(tp, record)
+        if sum(map(len, records.values())) < self.app.conf.broker_max_poll_records:
+            # Each fetch costs a round of both threads and each batch a round of the stages, however little they bring.
+            await asyncio.sleep(self.app.pause_s)
 
     async def wait_empty(self) -> None:
         """Called at revoke and at stop, where the partitions are still ours."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -71,6 +71,7 @@ class Worker:
         self._arrived = {topic: asyncio.Event() for topic in RAW_TOPICS.values()}
         self._flushing = asyncio.Lock()
         self._in_flight = 0
+        self._ends: dict[Place, int] | None = None
         self._stop = asyncio.Event()
         self._versions = {j: t.version for j, t in territories.items()}
         self.app: Any = faust_app.build(
@@ -91,6 +92,14 @@ class Worker:
         """Finish what is begun and end. Call from the event loop's thread."""
         self._stop.set()
 
+    def stop_at(self, ends: Mapping[Place, int]) -> None:
+        """Stop by itself once every partition is durable up to its offset (the next to read)."""
+        self._ends = dict(ends)
+
+    async def ask(self, question: Callable[[Sink], Any]) -> Any:
+        """Put a question to ClickHouse between two flushes."""
+        return await asyncio.get_running_loop().run_in_executor(self._blocking, question, self.sink)
+
     def fail(self, error: BaseException) -> None:
         """Stop without acknowledging anything more."""
         if self.failure is None:
@@ -108,8 +117,11 @@ class Worker:
                 if self.app.crashed or self.app.should_stop:
                     self.fail(self.app.crash_reason or RuntimeError("Faust stopped by itself"))
                     break
+                if self._ends is not None and self._has_reached(self._ends):
+                    break
                 await _wait(self._stop, _POLL_S)
         finally:
+            self._stop.set()
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
@@ -119,6 +131,15 @@ class Worker:
             self._blocking.shutdown(wait=True)
         if self.failure is not None:
             raise self.failure
+
+    def _has_reached(self, ends: Mapping[Place, int]) -> bool:
+        entries = {place: self.ledger.get(place) for place in ends}
+        return all(entry is not None and (entry.durable or 0) >= ends[place] for place, entry in entries.items())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether partitions are assigned and records would be taken."""
+        return any(True for _ in self.ledger) and not self.app.rebalancing
 
     def has_seen(self, event_ms: int) -> bool:
         """Whether every partition has passed that event time, and the zones have been looked at since."""
@@ -238,6 +259,7 @@ class Worker:
     async def flush(self) -> None:
         """Make everything durable that has been processed so far."""
         async with self._flushing:
+            started = monotonic_s()
             cuts = [cut for place, entry in self.ledger if entry.dirty and (cut := await self._cut(place, entry))]
             if not cuts:
                 return
@@ -245,6 +267,7 @@ class Worker:
             await settle(cuts, self._effects, self.ledger, self.clock.now_ms())
             self._in_flight = 0
             now_ms = self.clock.now_ms()
+            self.log.debug("flushed", partitions=len(cuts), duration_ms=round((monotonic_s() - started) * 1_000, 1))
             for cut in cuts:
                 for outcome in cut.outcomes:
                     self.tally.outcome(outcome, now_ms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -29,13 +29,14 @@ def publish(
     pace: Callable[[int], float] | None,
     stop: Callable[[], bool],
     on_progress: Callable[[int], None],
+    client: Mapping[str, Any] | None = None,
 ) -> int:
     """Publish records in their order and wait until the broker has confirmed every one; returns how many.
 
     `pace(at_ms)` is how many seconds remain until a record due at that event time may go out; it is asked again while
     waiting. Without it, records go out as fast as the broker takes them. When `stop()` turns true, a record already
     drawn is still published, no other is drawn, and what is under way is confirmed: the truth about the records drawn
-    is the truth about those published. `on_progress` is told now and then, and at the end, how many have been handed
+    is the truth about those published. `client` holds librdkafka settings for brokers that ask who is there. `on_progress` is told now and then, and at the end, how many have been handed
     over. Raises PublishError when a delivery fails.
 
     Keys are partitioned with murmur2, as Java clients and aiokafka do, so one asset's records meet in one partition.
@@ -46,7 +47,7 @@ def publish(
         if error is not None:
             failures.append(error)
 
-    producer = _producer(bootstrap)
+    producer = _producer(bootstrap, client or {})
     sent = 0
     try:
         for record in _until(records, stop):
@@ -72,14 +73,15 @@ def publish(
     return sent
 
 
-def _producer(bootstrap: str) -> Producer:
+def _producer(bootstrap: str, client: Mapping[str, Any]) -> Producer:
     settings: dict[str, Any] = {
+        **client,
         "bootstrap.servers": bootstrap,
         "acks": "all",
         "enable.idempotence": True,
         "partitioner": "murmur2_random",
         "delivery.timeout.ms": _DELIVERY_TIMEOUT_MS,
-        "linger.ms": 5,
+        "linger.ms": 50,
         "compression.type": "lz4",
         # Errors reach us through the confirmations; the library's own log would write over a live table.
         "log_level": 0,

@@ -1,0 +1,68 @@
+"""`vigie demo`: everything in one process, and the account of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from streams.cli.errors import Failure, say, told
+from streams.cli.live import Live, printed
+from streams.cli.simulate import seconds_of
+from streams.demo import Demo, Plan
+from streams.log import configure
+from streams.summary import faults_of
+from streams.territory.files import load
+from streams.territory.synth import synthesize
+
+
+@click.command()
+@click.option("--territory", type=click.Path(path_type=Path, file_okay=False), help="Territory folder; default: the synthetic city.")
+@click.option("--for", "span", default="60s", show_default=True, help="How long to run: 30s, 5m, 2h.")
+@click.option("--seed", default=7, show_default=True, type=click.IntRange(min=0), help="The same seed gives the same city.")
+@click.option("--rate", default=2_000.0, show_default=True, type=click.FloatRange(min=1), help="Events per second.")
+@click.option("--speed", type=click.FloatRange(min=1), help="Event seconds per second; default: one day in the whole run.")
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep the ClickHouse files in this folder.")
+@click.option("--keep", is_flag=True, help="Keep the temporary ClickHouse folder.")
+@click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Write the account as JSON to FILE.")
+def demo(
+    territory: Path | None,
+    span: str,
+    seed: int,
+    rate: float,
+    speed: float | None,
+    data_dir: Path | None,
+    keep: bool,
+    summary: Path | None,
+) -> None:
+    """Supervise a simulated city: broker, worker and ClickHouse in this process, nothing else needed.
+
+    Faults and dirt with known truth are injected; the account at the end says what was found. Exit code 1 when a number
+    does not add up. Ctrl-C ends early and cleanly.
+    """
+    configure()
+    sys.setswitchinterval(0.0005)
+    with told():
+        plan = Plan(seconds_of(span), seed, rate, speed, data_dir, keep)
+        if territory is None:
+            place = synthesize()
+        else:
+            place, repaired = load(territory)
+            for line in repaired:
+                say(line)
+        console = Console()
+        with Live(console) as live:
+            account = Demo(plan, place, live.say).run(live.show)
+        console.print(printed(account))
+        if summary is not None:
+            summary.write_text(json.dumps(account, indent=2) + "\n", "utf-8")
+        _judge(account)
+
+
+def _judge(account: dict[str, Any]) -> None:
+    if problems := faults_of(account):
+        raise Failure(*problems)
