@@ -45,8 +45,9 @@ WINDOW_SCHEMA: Final[dict[str, pl.DataType]] = {
     "last_at": pl.Datetime("ms", "UTC"),
 }
 
-# The packed key, from the low end: metric 14 bits, zone 20 bits, minute since 1970 26 bits (to the year 2097).
-_METRIC_BITS: Final = 14
+# The packed key, from the low end: metric 17 bits, zone 20 bits, minute since 1970 26 bits (to the year 2097). Anybody
+# may report under any service code, and each has two metrics: 17 bits hold a chunk of 65 536 reports, no two alike.
+_METRIC_BITS: Final = 17
 _ZONE_BITS: Final = 20
 # The packed last value: steps offset to be positive in 40 bits, milliseconds into the window above them.
 _LAST_BITS: Final = 40
@@ -64,7 +65,7 @@ _MERGE: Final = (
 
 
 class Codes:
-    """Small numbers for zones and metrics, shared by the partitions of a worker. Never stored."""
+    """Small numbers for the zones and metrics of one chunk. Never stored."""
 
     def __init__(self, sets: ZoneSets) -> None:
         self.sets = sets
@@ -149,15 +150,15 @@ class Windows:
             orient="row",
         )
         start = _unshifted(pl.col("key"), _ZONE_BITS + _METRIC_BITS) * _WINDOW_MS
-        rows = packed.with_columns(
+        rows = packed.sort("key").with_columns(
             start.alias("_start"),
             (_unshifted(pl.col("key"), _METRIC_BITS) % (1 << _ZONE_BITS)).alias("zone"),
             (pl.col("key") % (1 << _METRIC_BITS)).alias("_metric"),
         )
         last_at = pl.col("_start") + _unshifted(pl.col("last"), _LAST_BITS)
         return (
-            rows.join(zones, on="zone", how="left")
-            .join(metrics, on="_metric", how="left")
+            rows.join(zones, on="zone", how="left", maintain_order="left")
+            .join(metrics, on="_metric", how="left", maintain_order="left")
             .select(
                 pl.col("_start").cast(pl.Datetime("ms", "UTC")).alias("window_start"),
                 "jurisdiction_id",
@@ -174,7 +175,6 @@ class Windows:
                 (pl.col("last") % (1 << _LAST_BITS) - _LAST_ZERO).alias("last"),
                 last_at.cast(pl.Datetime("ms", "UTC")).alias("last_at"),
             )
-            .sort("window_start", "jurisdiction_id", "layer", "zone_code", "metric")
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -85,12 +86,16 @@ class _Place:
         self.boundaries: Ints = np.unique(bounds[np.abs(bounds) < 2**61])
 
         assets = territory.assets
-        self.of_assets = self._query(assets["longitude"].to_numpy(), assets["latitude"].to_numpy())
+        longitude, latitude = assets["longitude"].to_numpy(), assets["latitude"].to_numpy()
+        self.of_assets = self._query(longitude, latitude)
+        self.clear_of_borders = _distance_to_borders(territory.geometries, longitude, latitude)
         self._cell_row: dict[int, int] = {}
         self._of_cells = np.empty((0, len(self.boundaries) + 1), dtype=np.uint32)
 
     def of_positions(self, longitude: Floats, latitude: Floats) -> npt.NDArray[np.uint32]:
         """Zone sets by era of finite positions: shape (positions, eras). Asks the tree only for positions not seen."""
+        # The grid's positions are asked for, or the first of two on either side of a border would decide for both.
+        longitude, latitude = np.rint(longitude * _GRID) / _GRID, np.rint(latitude * _GRID) / _GRID
         unique, first, inverse = np.unique(_cell(longitude, latitude), return_index=True, return_inverse=True)
         keys = unique.tolist()
         new = [i for i, key in enumerate(keys) if key not in self._cell_row]
@@ -123,6 +128,19 @@ class _Place:
     def _number(self, row: npt.NDArray[np.int64]) -> int:
         codes = tuple("" if zone < 0 else self.code[zone] for zone in row)
         return self.sets.number(self.territory.jurisdiction_id, codes)
+
+
+def _distance_to_borders(geometries: npt.NDArray[Any], longitude: Floats, latitude: Floats) -> Floats:
+    """How far each position is from the nearest border of any zone, in degrees of the plane the zones are drawn in."""
+    lines = shapely.get_parts(shapely.boundary(geometries)) if len(geometries) else np.empty(0, object)
+    coordinates, line = shapely.get_coordinates(lines, return_index=True)
+    joined = np.flatnonzero(line[1:] == line[:-1])
+    if not len(joined) or not len(longitude):
+        return np.full(len(longitude), np.inf)
+    segments = shapely.linestrings(np.stack((coordinates[joined], coordinates[joined + 1]), axis=1))
+    tree = shapely.STRtree(segments)
+    _, distance = tree.query_nearest(shapely.points(longitude, latitude), return_distance=True, all_matches=False)
+    return np.asarray(distance, np.float64)
 
 
 def _cell(longitude: Floats, latitude: Floats) -> Ints:
@@ -201,7 +219,7 @@ class Locator:
         assets = frame["asset_id"].to_list()
         if len(self._places) == 1:
             known = self._asset_of[0]
-            return np.zeros(len(assets), np.int64), np.fromiter((known.get(a, -1) for a in assets), np.int64)
+            return np.zeros(len(assets), np.int64), np.array(list(map(known.get, assets, repeat(-1))), np.int64)
         place = np.fromiter((self._place_of[j] for j in frame["jurisdiction_id"]), np.int64)
         pairs = zip(place.tolist(), assets, strict=True)
         return place, np.fromiter((self._asset_of[p].get(a, -1) for p, a in pairs), np.int64)
@@ -220,12 +238,25 @@ class Locator:
             here = place == index
             out[here] = spot.empty
             era = np.searchsorted(spot.boundaries, at, side="right")
-            fixed = np.flatnonzero(here & ~own & (asset >= 0))
+            near = here & (asset >= 0) & (~own | self._within_asset_zones(spot, index, asset, lon, lat))
+            fixed = np.flatnonzero(near)
             out[fixed] = spot.of_assets[asset[fixed], era[fixed]]
-            given = np.flatnonzero(here & own)
+            given = np.flatnonzero(here & own & ~near)
             if len(given):
                 out[given] = spot.of_positions(lon[given], lat[given])[np.arange(len(given)), era[given]]
         return out
+
+    def _within_asset_zones(self, spot: _Place, index: int, asset: Ints, lon: Floats, lat: Floats) -> Bools:
+        """Whether no border can lie between a row's own position and its asset's: then the zones are the same.
+
+        A receiver's position wanders by metres from one reading to the next, so each would be a new position.
+        """
+        if not len(spot.clear_of_borders):
+            return np.zeros(len(asset), np.bool_)
+        where = self._positions[self._first[index] + np.where(asset >= 0, asset, 0)]
+        moved = np.hypot(lon - where[:, 0], lat - where[:, 1])
+        near: Bools = moved < spot.clear_of_borders[np.where(asset >= 0, asset, 0) % len(spot.clear_of_borders)]
+        return near
 
     def _with_nearest(self, frame: pl.DataFrame, domain: Domain, place: Ints | None = None) -> pl.DataFrame:
         if domain != "report":

@@ -69,7 +69,6 @@ class PartitionState:
     topic: str
     partition: int
     domain: Domain
-    codes: Codes
     detectors: AssetDetectors
     alerts: AlertBook
     watermark_ms: int = 0
@@ -99,7 +98,6 @@ def new_state(topic: str, partition: int, domain: Domain, reference: Reference) 
         topic=topic,
         partition=partition,
         domain=domain,
-        codes=Codes(reference.locator.sets),
         detectors=AssetDetectors(reference.locator.territories),
         alerts=AlertBook(),
     )
@@ -112,7 +110,7 @@ def run(
     outcomes = []
     start = 0
     while start < len(batch):
-        chunk = _open_chunk(state, int(batch.offsets[start]), reference.limits)
+        chunk = _open_chunk(state, int(batch.offsets[start]), reference)
         end = chunk.first_offset + reference.limits.chunk_records
         stop = int(np.searchsorted(batch.offsets, end, side="left"))
         outcomes.append(_run_within_chunk(batch.part(start, stop), state, chunk, reference, writers))
@@ -175,13 +173,13 @@ def take_window_rows(state: PartitionState) -> list[ChunkRows]:
     return [rows for rows in taken if len(rows.rows)]
 
 
-def _open_chunk(state: PartitionState, offset: int, limits: Limits) -> Chunk:
-    if state.chunk is not None and offset >= state.chunk.first_offset + limits.chunk_records:
+def _open_chunk(state: PartitionState, offset: int, reference: Reference) -> Chunk:
+    if state.chunk is not None and offset >= state.chunk.first_offset + reference.limits.chunk_records:
         state.closed.append(state.chunk)
         state.chunk = None
         state.seen.next_chunk()
     if state.chunk is None:
-        state.chunk = Chunk(offset, Windows(state.codes), offset)
+        state.chunk = Chunk(offset, Windows(Codes(reference.locator.sets)), offset)
     return state.chunk
 
 
@@ -198,11 +196,11 @@ def _with_position(frame: pl.DataFrame, batch: Batch, chunk: Chunk, domain: Doma
 def _within_size(batch: Batch, most: int) -> tuple[list[bytes | None], pl.DataFrame | None]:
     """The values, with null in place of those that are too large, and the rejects of these."""
     values = list(batch.values)
+    if max(map(len, filter(None, values)), default=0) <= most:
+        return values, None
     rows = [row for row, value in enumerate(values) if value is not None and len(value) > most]
     for row in rows:
         values[row] = None
-    if not rows:
-        return values, None
     return values, rejects(pl.Series(rows), DECODE, Reason.TOO_LARGE, f"larger than {most} bytes")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -61,26 +62,32 @@ def event_tables(frame: pl.DataFrame, domain: Domain, zones: ZoneMaps) -> Iterat
     """Placed events of one domain as rows of `events_<domain>`, one table per event date."""
     contract = contract_of(domain)
     day = frame["observed_at"].dt.date()
-    for one in sorted(day.unique().to_list()):
-        part = frame if day.n_unique() == 1 else frame.filter(day == one)
+    days = sorted(day.unique().to_list())
+    for one in days:
+        part = frame if len(days) == 1 else frame.filter(day == one)
         yield one, _event_table(part, contract, domain, zones)
 
 
 def _event_table(frame: pl.DataFrame, contract: Contract, domain: Domain, zones: ZoneMaps) -> pa.Table:
     fields = [f.name for f in contract.fields]
     columns = [*fields, *_ADDED, *(_NEAREST if domain == "report" else ()), *_PLACE]
-    table = frame.select(columns).to_arrow(compat_level=_OLDEST)
+    # Columns without a value are left to ClickHouse's default, which is null: a bin has no wind speed.
+    kept = [name for name in columns if frame[name].null_count() < len(frame)]
+    table = frame.select(kept).to_arrow(compat_level=_OLDEST)
     return table.append_column("zones", zones.take(frame["zone_set"]))
 
 
 def asset_states(frame: pl.DataFrame, domain: Domain, zones: ZoneMaps) -> pa.Table:
     """The newest row of each asset in placed events, as rows of `asset_state`. Reports without an asset have none."""
     contract = contract_of(domain)
-    newest = (
-        frame.filter(pl.col("asset_id") != "")
+    # Only the keys are sorted: the rest of an event is wide.
+    keys = frame.select("jurisdiction_id", "asset_id", "kind", "observed_at", "offset").with_row_index("at")
+    last = (
+        keys.filter(pl.col("asset_id") != "")
         .sort("observed_at", "offset")
         .unique(["jurisdiction_id", "asset_id", "kind"], keep="last", maintain_order=True)
     )
+    newest = frame[last["at"]]
     fixed = ("jurisdiction_id", "asset_id", "kind", "observed_at", "received_at", "longitude", "latitude")
     table = newest.select(
         *fixed, "location_quality", "quality", pl.lit(domain).alias("domain")
@@ -97,21 +104,26 @@ def asset_states(frame: pl.DataFrame, domain: Domain, zones: ZoneMaps) -> pa.Tab
 def _maps(frame: pl.DataFrame, names: Sequence[str], dtype: pl.DataType, arrow: Any) -> Any:
     """One map per row, from column names to values, without the nulls."""
     present = [name for name in names if frame[name].null_count() < len(frame)]
-    columns = {name: frame[name].cast(dtype).to_list() for name in present}
-    rows = range(len(frame))
-    return pa.array(
-        [[(name, value) for name, column in columns.items() if (value := column[row]) is not None] for row in rows],
-        type=arrow,
-    )
+    if not present:
+        return pa.array([[]] * len(frame), type=arrow)
+    filled = np.column_stack([frame[name].is_not_null().to_numpy() for name in present])
+    offsets = np.concatenate(([0], np.cumsum(filled.sum(axis=1)))).astype(np.int32)
+    keys = pa.array(present).take(pa.array(np.nonzero(filled)[1]))
+    # Row by row, one column after the other: the order in which the offsets count.
+    values = pl.concat([frame[name].cast(dtype).alias("value") for name in present]).to_arrow()
+    rows, columns = np.nonzero(filled)
+    items = values.take(pa.array(columns * len(frame) + rows)).cast(arrow.item_type)
+    return pa.MapArray.from_arrays(offsets, keys, items)
 
 
 def window_tables(rows: pl.DataFrame, origin: Origin, chunk: int, version: int) -> Iterator[tuple[str, pa.Table]]:
     """Window rows of one chunk as rows of `window_rows`, one table per month of the windows."""
-    month = rows["window_start"].dt.strftime("%Y%m")
-    for one in sorted(month.unique().to_list()):
-        part = rows if month.n_unique() == 1 else rows.filter(month == one)
+    month = rows["window_start"].dt.year().cast(pl.Int32) * 100 + rows["window_start"].dt.month()
+    months = sorted(month.unique().to_list())
+    for one in months:
+        part = rows if len(months) == 1 else rows.filter(month == one)
         yield (
-            one,
+            str(one),
             part.with_columns(
                 pl.col("window_start").dt.cast_time_unit("ms"),
                 pl.lit(origin.topic).alias("topic"),

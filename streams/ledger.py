@@ -64,8 +64,14 @@ class Entry:
         """The next records to process, at most so many, as one batch."""
         if not self.inbox:
             return None
-        batch = joined(self.inbox)
-        self.inbox = [batch.part(most, len(batch))] if len(batch) > most else []
+        taken, count = 0, 0
+        while taken < len(self.inbox) and count < most:
+            count += len(self.inbox[taken])
+            taken += 1
+        batch, self.inbox = joined(self.inbox[:taken]), self.inbox[taken:]
+        if count <= most:
+            return batch
+        self.inbox.insert(0, batch.part(most, count))
         return batch.part(0, most)
 
     @property

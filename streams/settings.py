@@ -12,6 +12,9 @@ import yaml
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+# One worker per core: Polars' own threads would only fight over it. It reads this once, when it is first imported.
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
+
 PREFIX: Final = "VIGIE_"
 #: Names the settings file.
 FILE_VARIABLE: Final = "VIGIE_SETTINGS"
@@ -62,7 +65,7 @@ class Settings(BaseSettings):
     external_url: str = Field("http://localhost:6066", description="where a person reads more; stands in each webhook")
     flush_interval_s: Seconds = Field(1.0, description="rows become readable at least this often")
     flush_rows: int = Field(100_000, ge=1, description="or as soon as this many wait")
-    batch_records: int = Field(5_000, ge=1, description="most records of one partition handled at once")
+    batch_records: int = Field(10_000, ge=1, description="most records of one partition handled at once")
     linger_s: float = Field(0.1, ge=0, description="how long a fetch that brings little waits for more, for larger batches")
     fetch_bytes: int = Field(4_194_304, ge=1_024, description="most bytes fetched from one partition at once")
     disorder_s: float = Field(60.0, ge=0, description="how much older than its neighbours an event may be and not be late")
@@ -76,6 +79,7 @@ class Settings(BaseSettings):
     retry_budget_s: Seconds = Field(60.0, description="how long a failing insert is tried again before the worker stops")
     drain_timeout_s: Seconds = Field(25.0, description="how long a rebalance or a stop may take to finish what is begun")
     webhook_budget_s: Seconds = Field(900.0, description="how long one notification is tried again")
+    log_batches: bool = Field(True, description="log one line per batch")
     threads: int = Field(0, ge=0, description="threads for blocking work; 0 takes one per core")
 
     @field_validator("webhook_url", "schema_registry_url", "external_url")

@@ -101,12 +101,11 @@ class BatchConsumer(aiokafka.Consumer):
 
 
 def _message(tp: TP, run: list[Any], generation: int) -> ConsumerMessage:
-    count = len(run)
     batch = Batch(
         topic=tp.topic,
         partition=tp.partition,
-        offsets=np.fromiter((r.offset for r in run), np.int64, count),
-        received_ms=np.fromiter((r.timestamp for r in run), np.int64, count),
+        offsets=np.array([r.offset for r in run], np.int64),
+        received_ms=np.array([r.timestamp for r in run], np.int64),
         keys=[r.key for r in run],
         values=[r.value for r in run],
         headers=[r.headers for r in run],

@@ -61,7 +61,7 @@ class Worker:
         self.failure: BaseException | None = None
         self.reference = Reference(Locator(territories), limits(settings))
         self._writers = Writers(older=settings.older_schemas, registry_url=settings.schema_registry_url)
-        threads = settings.threads or os.cpu_count() or 1
+        threads = settings.threads or len(os.sched_getaffinity(0))
         self._stages = ThreadPoolExecutor(threads, "stages")
         self._blocking = ThreadPoolExecutor(1, "sink")
         self._notifier = Notifier(settings, clock, self.tally)
@@ -234,18 +234,18 @@ class Worker:
         return outcomes
 
     def _log_batch(self, batch: Batch, outcomes: Sequence[Outcome], seconds: float) -> None:
-        self.log.debug(
+        if not self.settings.log_batches:
+            return
+        self.log.info(
             "batch",
             topic=batch.topic,
             partition=batch.partition,
             first_offset=batch.first_offset,
             last_offset=batch.last_offset,
             rows=len(batch),
-            bytes=sum(len(value) for value in batch.values if value),
+            bytes=sum(map(len, filter(None, batch.values))),
             stored=sum(len(o.events) for o in outcomes),
-            rejected={
-                reason: n for o in outcomes for reason, n in o.refused["reason"].value_counts().iter_rows()
-            },
+            rejected={reason: n for o in outcomes for reason, n in o.refused["reason"].value_counts().iter_rows()},
             duration_ms=round(seconds * 1_000, 1),
         )
 

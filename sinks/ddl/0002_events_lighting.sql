@@ -5,31 +5,31 @@ CREATE TABLE IF NOT EXISTS events_lighting
     jurisdiction_id LowCardinality(String),
     kind LowCardinality(String),
     asset_id String,
-    observed_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
-    received_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
-    event_id String CODEC(ZSTD(1)),
+    observed_at DateTime64(3, 'UTC') CODEC(Delta, LZ4),
+    received_at DateTime64(3, 'UTC') CODEC(Delta, LZ4),
+    event_id String,
     source LowCardinality(String),
-    longitude Nullable(Float64) CODEC(ZSTD(1)),
-    latitude Nullable(Float64) CODEC(ZSTD(1)),
+    longitude Nullable(Float64),
+    latitude Nullable(Float64),
     location_quality LowCardinality(String),
-    zones Map(LowCardinality(String), LowCardinality(String)) CODEC(ZSTD(1)),
+    zones Map(LowCardinality(String), LowCardinality(String)),
     quality UInt8,
-    failed UInt64 CODEC(ZSTD(1)),
+    failed UInt64,
     late Bool,
     power_state LowCardinality(String),
     lamp_status LowCardinality(String),
-    power_w Nullable(Float64) CODEC(ZSTD(1)),
-    voltage_v Nullable(Float64) CODEC(ZSTD(1)),
-    current_a Nullable(Float64) CODEC(ZSTD(1)),
-    energy_kwh Nullable(Float64) CODEC(ZSTD(1)),
-    dimming_ratio Nullable(Float64) CODEC(ZSTD(1)),
+    power_w Nullable(Float64),
+    voltage_v Nullable(Float64),
+    current_a Nullable(Float64),
+    energy_kwh Nullable(Float64),
+    dimming_ratio Nullable(Float64),
     territory_version LowCardinality(String),
     topic LowCardinality(String),
     partition UInt16,
-    offset Int64 CODEC(Delta, ZSTD(1)),
-    chunk Int64 CODEC(Delta, ZSTD(1))
+    offset Int64 CODEC(Delta, LZ4),
+    chunk Int64 CODEC(Delta, LZ4)
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toDate(observed_at)
 ORDER BY (jurisdiction_id, kind, toStartOfHour(observed_at), asset_id, observed_at, topic, partition, offset)
-SETTINGS non_replicated_deduplication_window = 1000;
+SETTINGS non_replicated_deduplication_window = 1000, min_bytes_for_wide_part = 67108864;

@@ -1,4 +1,4 @@
--- One row per alert life (fingerprint, starts_at): its newest state.
+-- One row per alert life (fingerprint, starts_at): its newest state. argMax passes over nulls, which tuples keep.
 CREATE VIEW IF NOT EXISTS alerts AS
 SELECT
     jurisdiction_id,
@@ -13,9 +13,9 @@ SELECT
     any(t.category) AS category,
     argMax(entered, sequence) AS state,
     max(at) AS changed_at,
-    argMax(t.ends_at, sequence) AS ends_at,
-    argMax(t.value, sequence) AS value,
-    argMax(t.threshold, sequence) AS threshold,
+    argMax(tuple(t.ends_at), sequence).1 AS ends_at,
+    argMax(tuple(t.value), sequence).1 AS value,
+    argMax(tuple(t.threshold), sequence).1 AS threshold,
     argMax(t.summary, sequence) AS summary,
     countIf(entered = 'firing') > 0 AS fired
 FROM (SELECT *, state AS entered FROM alert_transitions FINAL) AS t

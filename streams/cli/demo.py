@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from streams.log import configure
 from streams.summary import faults_of
 from streams.territory.files import load
 from streams.territory.synth import synthesize
+from streams.tuning import tune
 
 
 @click.command()
@@ -45,7 +45,7 @@ def demo(
     does not add up. Ctrl-C ends early and cleanly.
     """
     configure()
-    sys.setswitchinterval(0.0005)
+    tune()
     with told():
         plan = Plan(seconds_of(span), seed, rate, speed, data_dir, keep)
         if territory is None:

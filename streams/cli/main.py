@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+import streams.settings  # noqa: F401 - first: it tells Polars how many threads it may have
 from streams.cli.check import check
 from streams.cli.demo import demo
 from streams.cli.init import init

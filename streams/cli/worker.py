@@ -18,16 +18,18 @@ from streams.clock import WallClock
 from streams.log import configure
 from streams.settings import Settings
 from streams.summary import window_events
+from streams.tuning import tune
 from streams.worker import Worker
 
 
 @click.command()
 @click.option("--until-caught-up", is_flag=True, help="End once everything that is in the topics now is stored.")
 @click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Write the numbers of the run to FILE.")
-@click.option("--verbose", is_flag=True, help="Log one line per batch.")
+@click.option("--verbose", is_flag=True, help="Log more than the settings say.")
 def worker(until_caught_up: bool, summary: Path | None, verbose: bool) -> None:
     """Run one worker: decode, judge, locate, aggregate, detect, store. SIGTERM or Ctrl-C ends it cleanly."""
     configure(logging.DEBUG if verbose else logging.INFO)
+    tune()
     with told():
         chosen = settings()
         territories = setup.territories(chosen, say)

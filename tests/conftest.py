@@ -1,0 +1,27 @@
+"""What the tests share: one embedded ClickHouse, because a process can have only one open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from sinks.clickhouse import Sink, connect, migrate
+
+
+@pytest.fixture(scope="session")
+def _engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
+    sink = connect(f"chdb://{tmp_path_factory.mktemp('clickhouse')}", retry_budget_s=0.2)
+    migrate(sink)
+    yield sink
+    sink.close()
+
+
+@pytest.fixture
+def clickhouse(_engine: Sink) -> Sink:
+    """A ClickHouse with all its tables, empty. A test that needs a directory of its own must use a process of its own."""
+    tables = "SELECT name FROM system.tables WHERE database = 'default' AND engine LIKE '%MergeTree%'"
+    for (table,) in _engine.rows(tables):
+        if table != "migrations":
+            _engine.client.command(f"TRUNCATE TABLE {table}")
+    return _engine
