@@ -104,7 +104,7 @@ class Windows:
         self._pending: list[pl.DataFrame] = []
 
     def add(self, frame: pl.DataFrame, contract: Contract, domain: Domain) -> None:
-        """Add stored events: rows with `observed_at`, `zone_set`, `kind`, `late`, `failed` and the contract's metrics."""
+        """Add stored events: `observed_at`, `zone_set`, `kind`, `late`, `failed` and the contract's fields."""
         if frame.is_empty():
             return
         plan = _plan(contract, domain)
@@ -116,9 +116,7 @@ class Windows:
             .agg(_TOTALS)
         )
         pairs = long.select("kind", "_field").unique()
-        numbers = [
-            self._codes.metric(f"{kind}.{field}", plan.resolutions[field]) for kind, field in pairs.iter_rows()
-        ]
+        numbers = [self._codes.metric(f"{kind}.{field}", plan.resolutions[field]) for kind, field in pairs.iter_rows()]
         coded = pairs.with_columns(pl.Series("_metric", numbers, dtype=pl.Int64))
         self._pending.append(long.join(coded, on=["kind", "_field"]).drop("kind", "_field"))
 
@@ -234,5 +232,3 @@ def _shifted(value: pl.Expr, bits: int) -> pl.Expr:
 
 def _unshifted(value: pl.Expr, bits: int) -> pl.Expr:
     return value // (1 << bits)
-
-

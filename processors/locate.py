@@ -137,7 +137,7 @@ def _distance_to_borders(geometries: npt.NDArray[Any], longitude: Floats, latitu
     joined = np.flatnonzero(line[1:] == line[:-1])
     if not len(joined) or not len(longitude):
         return np.full(len(longitude), np.inf)
-    segments = shapely.linestrings(np.stack((coordinates[joined], coordinates[joined + 1]), axis=1))
+    segments: Any = shapely.linestrings(np.stack((coordinates[joined], coordinates[joined + 1]), axis=1))
     tree = shapely.STRtree(segments)
     _, distance = tree.query_nearest(shapely.points(longitude, latitude), return_distance=True, all_matches=False)
     return np.asarray(distance, np.float64)
@@ -170,9 +170,7 @@ class Locator:
         self._nearest = [self._asset_tree(p.territory) for p in self._places]
 
     def _asset_tree(self, territory: Territory) -> shapely.STRtree:
-        x, y = self._metres.transform(
-            territory.assets["longitude"].to_numpy(), territory.assets["latitude"].to_numpy()
-        )
+        x, y = self._metres.transform(territory.assets["longitude"].to_numpy(), territory.assets["latitude"].to_numpy())
         return shapely.STRtree(shapely.points(x, y))
 
     def locate(self, frame: pl.DataFrame, domain: Domain) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -226,7 +224,8 @@ class Locator:
 
     def _inside(self, place: Ints, lon: Floats, lat: Floats) -> Bools:
         west, south, east, north = self._areas[place].T
-        return (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
+        inside: Bools = (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
+        return inside
 
     def _zone_sets(
         self, place: Ints, own: Bools, asset: Ints, lon: Floats, lat: Floats, observed: pl.Series

@@ -2,8 +2,8 @@
 
 decode → validate → locate → duplicates → lateness → aggregate → detect → alerts
 
-Each stage is a function of (frame, reference data, state). One partition's state is owned by whoever calls `run` for it,
-one batch at a time and in offset order; nothing here reads a clock.
+Each stage is a function of (frame, reference data, state). One partition's state is owned by whoever calls `run` for
+it, one batch at a time and in offset order; nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from processors.lateness import mark_late
 from processors.locate import Locator
 from processors.validate import ClockLimits, validate
 from schemas.codec import STAGE as DECODE
-from schemas.codec import Writer, decode
+from schemas.codec import decode
 from schemas.contracts import Domain, contract_of
 from schemas.records import Batch
 from schemas.rejects import Reason, rejects
+from schemas.writers import Writer
 
 #: Changes when the same records would give other rows; stands on every chunk.
 CODE_VERSION: Final = "1"
@@ -36,7 +37,7 @@ CODE_VERSION: Final = "1"
 class Limits:
     """What the stages are told of the installation. Spans in milliseconds, sizes in bytes."""
 
-    clock: ClockLimits = ClockLimits()
+    clock: ClockLimits = field(default_factory=ClockLimits)
     disorder_ms: int = 0
     chunk_records: int = 65_536
     max_record_bytes: int = 1_048_576
@@ -47,7 +48,7 @@ class Reference:
     """What every partition shares: the territories, indexed, and the limits."""
 
     locator: Locator
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass

@@ -103,8 +103,8 @@ class Silent(_Rule):
 class ReportHotSpot(_Rule):
     """A zone receives more reports of a category in `window_s` than its own past explains.
 
-    Past is `history_s` long; fewer than `min_history_s` of it and the rule only learns. The count must reach `min_count`
-    and be less probable than `p_value` under a Poisson law with the expected number.
+    Past is `history_s` long; fewer than `min_history_s` of it and the rule only learns. The count must reach
+    `min_count` and be less probable than `p_value` under a Poisson law with the expected number.
     """
 
     layer: str | None = None

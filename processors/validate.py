@@ -147,9 +147,7 @@ def _speaks_without_measures(domain: Domain) -> bool:
 def _blind_counters_counted_nothing() -> tuple[pl.Expr, ...]:
     """A counter that was blind for the whole period did not count zero: its count is missing."""
     seen = pl.col("uptime_ratio").is_null() | (pl.col("uptime_ratio") > 0)
-    return tuple(
-        pl.when(seen).then(pl.col(name)).alias(name) for name in ("count", "occupancy_ratio", "speed_kmh")
-    )
+    return tuple(pl.when(seen).then(pl.col(name)).alias(name) for name in ("count", "occupancy_ratio", "speed_kmh"))
 
 
 def _kind(domain: Domain) -> pl.Expr:
@@ -162,7 +160,9 @@ def _kind(domain: Domain) -> pl.Expr:
         case "roadway":
             traffic = pl.col("observation_type") == "traffic"
             kind = (
-                pl.when(traffic).then(pl.lit("traffic.") + pl.col("mobility_type")).otherwise(pl.col("observation_type"))
+                pl.when(traffic)
+                .then(pl.lit("traffic.") + pl.col("mobility_type"))
+                .otherwise(pl.col("observation_type"))
             )
         case "report":
             kind = pl.col("service_code")

@@ -11,15 +11,9 @@ from typing import Any, Final
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from schemas.codec import (
-    CONFLUENT,
-    IncompatibleSchemaError,
-    Writer,
-    own_writer,
-    single_object_prefix,
-    writer,
-)
 from schemas.contracts import Contract
+from schemas.framing import CONFLUENT, single_object_prefix
+from schemas.writers import IncompatibleSchemaError, Writer, own_writer, writer
 
 _NOT_FOUND: Final = 404
 
@@ -36,7 +30,8 @@ class Writers:
     """
 
     def __init__(self, *, older: Iterable[Path] = (), registry_url: str | None = None) -> None:
-        """`older`: Avro schema files of vendors' earlier versions, known by fingerprint. Raises ValueError for a bad one."""
+        """`older`: Avro schema files of vendors' earlier versions, known by fingerprint. Raises ValueError for a bad
+        one."""
         self._older = [_read(path) for path in older]
         self._registry = SchemaRegistryClient({"url": registry_url}) if registry_url else None
         self._found: dict[tuple[str, bytes], Writer | None] = {}

@@ -17,7 +17,7 @@ REPLAY_HEADER: Final = "vigie_replay_count"
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message for `city.dead-letter`. Key, value and timestamp (milliseconds) are the original record's, unchanged."""
+    """A message for `city.dead-letter`. Key, value and timestamp (milliseconds) are the original record's."""
 
     key: bytes | None
     value: bytes | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import polars as pl
@@ -31,10 +31,18 @@ class Origin:
     partition: int
 
 
+class ZoneSets(Protocol):
+    """Combinations of zones by number: jurisdiction, and code by layer ("" where there is none)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> tuple[str, Mapping[str, str]]: ...
+
+
 class ZoneMaps:
     """Arrow maps of the zone sets, made once for each set."""
 
-    def __init__(self, sets: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+    def __init__(self, sets: ZoneSets) -> None:
         """`sets`: jurisdiction and code by layer ("" where none) of each zone set; it may grow."""
         self._sets = sets
         self._array: Any = pa.array([], type=_ZONES)
@@ -89,9 +97,9 @@ def asset_states(frame: pl.DataFrame, domain: Domain, zones: ZoneMaps) -> pa.Tab
     )
     newest = frame[last["at"]]
     fixed = ("jurisdiction_id", "asset_id", "kind", "observed_at", "received_at", "longitude", "latitude")
-    table = newest.select(
-        *fixed, "location_quality", "quality", pl.lit(domain).alias("domain")
-    ).to_arrow(compat_level=_OLDEST)
+    table = newest.select(*fixed, "location_quality", "quality", pl.lit(domain).alias("domain")).to_arrow(
+        compat_level=_OLDEST
+    )
     numbers = [f.name for f in contract.fields if f.dtype.is_numeric() and f.name not in HEAD]
     texts = [f.name for f in contract.fields if f.symbols]
     return (
@@ -108,12 +116,13 @@ def _maps(frame: pl.DataFrame, names: Sequence[str], dtype: pl.DataType, arrow: 
         return pa.array([[]] * len(frame), type=arrow)
     filled = np.column_stack([frame[name].is_not_null().to_numpy() for name in present])
     offsets = np.concatenate(([0], np.cumsum(filled.sum(axis=1)))).astype(np.int32)
-    keys = pa.array(present).take(pa.array(np.nonzero(filled)[1]))
+    rows, columns = np.nonzero(filled)
+    keys = pa.array(present).take(columns)
     # Row by row, one column after the other: the order in which the offsets count.
     values = pl.concat([frame[name].cast(dtype).alias("value") for name in present]).to_arrow()
-    rows, columns = np.nonzero(filled)
-    items = values.take(pa.array(columns * len(frame) + rows)).cast(arrow.item_type)
-    return pa.MapArray.from_arrays(offsets, keys, items)
+    items = values.take(columns * len(frame) + rows).cast(arrow.item_type)
+    array: Any = pa.MapArray
+    return array.from_arrays(offsets, keys, items)
 
 
 def window_tables(rows: pl.DataFrame, origin: Origin, chunk: int, version: int) -> Iterator[tuple[str, pa.Table]]:
@@ -154,10 +163,14 @@ def alert_table(transitions: Sequence[Mapping[str, Any]]) -> pa.Table:
         key: pl.Datetime("ms", "UTC") if key in alert else _ALERT_TYPES.get(key, pl.String()) for key in transitions[0]
     }
     raw = {key: pl.Int64() if key in alert else dtype for key, dtype in schema.items()}
-    return pl.DataFrame(list(transitions), schema=raw).cast(dict(schema)).to_arrow(compat_level=_OLDEST)
+    return pl.DataFrame(list(transitions), schema=raw).cast(pl.Schema(schema)).to_arrow(compat_level=_OLDEST)
 
 
-_ALERT_TYPES: Final[dict[str, pl.DataType]] = {"sequence": pl.UInt64(), "value": pl.Float64(), "threshold": pl.Float64()}
+_ALERT_TYPES: Final[dict[str, pl.DataType]] = {
+    "sequence": pl.UInt64(),
+    "value": pl.Float64(),
+    "threshold": pl.Float64(),
+}
 
 
 def names_of(parts: Sequence[tuple[Origin, int, int]]) -> str:

@@ -34,8 +34,8 @@ class Block:
     refused: list[tuple[Origin, int, int, pl.DataFrame]] = field(default_factory=list)
     windows: list[tuple[Origin, int, int, pl.DataFrame]] = field(default_factory=list)
     """(origin, chunk's first offset, version, rows)"""
-    alerts: list[Mapping[str, Any]] = field(default_factory=list)
-    snapshots: list[Mapping[str, Any]] = field(default_factory=list)
+    alerts: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    snapshots: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
 def store(block: Block, sink: Sink, zones: ZoneMaps, territory_versions: Mapping[str, str]) -> None:

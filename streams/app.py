@@ -33,7 +33,7 @@ def build(
 
     A failed event must never be taken for done, so an agent's exception does not restart the agent.
     """
-    app = faust.App(
+    app: Any = faust.App(
         settings.group,
         broker=";".join(f"{SCHEME}://{host.strip()}" for host in settings.kafka_bootstrap.split(",")),
         broker_credentials=_credentials(settings),
@@ -65,7 +65,6 @@ def build(
         stream_processing_timeout=86_400.0,
     )
     app.keeper = keeper
-    app.pause_s = settings.linger_s / 4
 
     async def failed(agent: Any, error: BaseException) -> None:
         on_failure(error)

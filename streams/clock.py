@@ -43,7 +43,7 @@ class ScaledClock:
     end_ms: int = 0
 
     def begin(self, seconds: float, lead_ms: int = 0) -> None:
-        """Let event time run from `lead_ms` (wall) on, for so many wall seconds; it ends at the wall time of its end."""
+        """Let event time run in `lead_ms`, for so many wall seconds; at its end it is the wall time."""
         self.start_wall_ms = self.now_ms() + lead_ms
         self.end_ms = self.start_wall_ms + round(seconds * 1_000)
         self.start_ms = self.end_ms - round(seconds * self.speed * 1_000)

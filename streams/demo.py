@@ -14,9 +14,9 @@ from tempfile import mkdtemp
 from typing import Any, Final
 
 from processors.territory import Territory
-from streams.broker import in_process_broker
 from sinks.clickhouse import Sink
 from streams import setup
+from streams.broker import in_process_broker
 from streams.clock import ScaledClock, instant, monotonic_s, utc_now
 from streams.settings import Settings, load
 from streams.simulation.city import Simulation, simulate

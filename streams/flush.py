@@ -2,7 +2,7 @@
 
 rows durable → dead letters and alerts confirmed → snapshot row → offsets committed
 
-A failure anywhere stops the worker with nothing acknowledged; what was written before is written again, and is the same.
+A failure anywhere stops the worker with nothing acknowledged; what was written before is written again, the same.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import polars as pl
 
 from processors.alerts import to_record
 from processors.pipeline import CODE_VERSION
-from schemas.codec import encode
 from schemas.contracts import ALERT_TOPIC, DEAD_LETTER_TOPIC, contract
+from schemas.framing import encode
 from schemas.records import Header
 from sinks.clickhouse import Sink
 from sinks.dead_letters import dead_letters
@@ -78,7 +78,7 @@ def _snapshot(cuts: Sequence[Cut], effects: Effects, now_ms: int) -> None:
 
 
 def _block(cuts: Sequence[Cut]) -> Block:
-    block = Block()
+    block = Block(alerts=[to_record(t) for cut in cuts for t in cut.transitions])
     for cut in cuts:
         origin = Origin(cut.place.topic, cut.place.partition)
         for outcome in cut.outcomes:
@@ -93,7 +93,6 @@ def _block(cuts: Sequence[Cut]) -> Block:
                 )
                 block.refused.append((origin, first, last, frame))
         block.windows += [(origin, c.first_offset, c.last_offset, c.rows) for c in cut.chunks]
-        block.alerts += [to_record(t) for t in cut.transitions]
     return block
 
 
@@ -114,9 +113,7 @@ def messages(cuts: Sequence[Cut]) -> list[Message]:
     for cut in cuts:
         for outcome in cut.outcomes:
             for letter in dead_letters(outcome.batch, outcome.refused):
-                found.append(
-                    Message(DEAD_LETTER_TOPIC, letter.key, letter.value, letter.headers, letter.timestamp_ms)
-                )
+                found.append(Message(DEAD_LETTER_TOPIC, letter.key, letter.value, letter.headers, letter.timestamp_ms))
         found += [alert_message(to_record(t)) for t in cut.transitions]
     return found
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from schemas.codec import decode, own_writer, prefixes, single_object_prefix
+from schemas.codec import decode
 from schemas.contracts import contract
+from schemas.framing import prefixes, single_object_prefix
 from schemas.records import Batch
+from schemas.writers import own_writer
 from sinks.webhook import Receiver, WebhookSink, is_notified
 from streams.clock import Clock
 from streams.log import logger

@@ -66,18 +66,28 @@ class Settings(BaseSettings):
     flush_interval_s: Seconds = Field(1.0, description="rows become readable at least this often")
     flush_rows: int = Field(100_000, ge=1, description="or as soon as this many wait")
     batch_records: int = Field(10_000, ge=1, description="most records of one partition handled at once")
-    linger_s: float = Field(0.1, ge=0, description="how long a fetch that brings little waits for more, for larger batches")
+    linger_s: float = Field(
+        0.1, ge=0, description="how long a fetch that brings little waits for more, for larger batches"
+    )
     fetch_bytes: int = Field(4_194_304, ge=1_024, description="most bytes fetched from one partition at once")
-    disorder_s: float = Field(60.0, ge=0, description="how much older than its neighbours an event may be and not be late")
+    disorder_s: float = Field(
+        60.0, ge=0, description="how much older than its neighbours an event may be and not be late"
+    )
     max_future_s: Seconds = Field(300.0, description="how far ahead of the broker's clock an event may be")
     max_age_days: float = Field(400.0, gt=0, description="how far behind the broker's clock an event may be")
     max_record_bytes: int = Field(1_048_576, ge=1, description="larger records are refused")
     chunk_records: int = Field(65_536, ge=1, description="records of one unit of aggregation")
-    idle_grace_s: Seconds = Field(5.0, description="how long a partition must be quiet before time passes without events")
+    idle_grace_s: Seconds = Field(
+        5.0, description="how long a partition must be quiet before time passes without events"
+    )
     zone_watch_interval_s: Seconds = Field(60.0, description="how often zones are looked at for hot spots")
     start_timeout_s: Seconds = Field(60.0, description="how long to wait for Kafka, registry and ClickHouse at start")
-    retry_budget_s: Seconds = Field(60.0, description="how long a failing insert is tried again before the worker stops")
-    drain_timeout_s: Seconds = Field(25.0, description="how long a rebalance or a stop may take to finish what is begun")
+    retry_budget_s: Seconds = Field(
+        60.0, description="how long a failing insert is tried again before the worker stops"
+    )
+    drain_timeout_s: Seconds = Field(
+        25.0, description="how long a rebalance or a stop may take to finish what is begun"
+    )
     webhook_budget_s: Seconds = Field(900.0, description="how long one notification is tried again")
     log_batches: bool = Field(True, description="log one line per batch")
     threads: int = Field(0, ge=0, description="threads for blocking work; 0 takes one per core")
@@ -101,7 +111,9 @@ class Settings(BaseSettings):
         if self.webhook_url and not self.webhook_secrets:
             raise ValueError("VIGIE_WEBHOOK_URL needs VIGIE_WEBHOOK_SECRETS: webhooks are always signed")
         if self.kafka_security.startswith("SASL") and not (self.kafka_username and self.kafka_password):
-            raise ValueError(f"VIGIE_KAFKA_SECURITY={self.kafka_security} needs VIGIE_KAFKA_USERNAME and VIGIE_KAFKA_PASSWORD")
+            raise ValueError(
+                f"VIGIE_KAFKA_SECURITY={self.kafka_security} needs VIGIE_KAFKA_USERNAME and VIGIE_KAFKA_PASSWORD"
+            )
         return self
 
     @classmethod
@@ -147,7 +159,9 @@ def load(**fixed: Any) -> Settings:
     outside = {FILE_VARIABLE, *(n for n in os.environ if n.startswith("VIGIE_REQUIRE_"))}
     strange = sorted(n for n in os.environ if n.startswith(PREFIX) and n not in known | outside)
     if strange:
-        raise SettingsError("\n".join(f"{name} is no setting; `vigie check --print` shows those there are" for name in strange))
+        raise SettingsError(
+            "\n".join(f"{name} is no setting; `vigie check --print` shows those there are" for name in strange)
+        )
     try:
         return Settings(**given)
     except ValidationError as error:

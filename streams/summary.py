@@ -38,10 +38,8 @@ def fired(sink: Sink) -> list[Found]:
     return [Found(*row) for row in rows]
 
 
-def judged(
-    evident: Sequence[Fault], faults: Sequence[Fault], alerts: Sequence[Found]
-) -> dict[str, dict[str, int]]:
-    """By rule: faults that could be seen (`evident`), those of them found, and alerts that none of `faults` explains."""
+def judged(evident: Sequence[Fault], faults: Sequence[Fault], alerts: Sequence[Found]) -> dict[str, dict[str, int]]:
+    """By rule: faults that could be seen (`evident`), those found, and alerts that none of `faults` explains."""
     truth: dict[str, set[tuple[str | None, ...]]] = defaultdict(set)
     told: dict[str, set[tuple[str | None, ...]]] = defaultdict(set)
     for fault in evident:
@@ -125,7 +123,8 @@ FROM (
     SELECT zone_code, toInt64(sum(count)) AS events FROM windows
     WHERE layer = {layer:String} AND endsWith(metric, {metric:String}) AND zone_code != '' GROUP BY zone_code
 ) AS e
-LEFT JOIN (SELECT code, any(name) AS name FROM zones WHERE layer = {layer:String} GROUP BY code) AS z ON z.code = e.zone_code
+LEFT JOIN (SELECT code, any(name) AS name FROM zones WHERE layer = {layer:String} GROUP BY code) AS z
+    ON z.code = e.zone_code
 LEFT JOIN (
     SELECT s.zones[{layer:String}] AS code, toInt64(count()) AS open
     FROM (SELECT asset_id FROM alerts WHERE state = 'firing' AND asset_id != '') AS f

@@ -17,12 +17,16 @@ from faust.types import TP, ConsumerMessage
 
 from schemas.records import Batch
 
-
 SCHEME: Final = "vigie"
 
 
 class Keeper(Protocol):
     """Who owns offsets and in-flight work: the worker, reached as `app.keeper`."""
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds to wait after a fetch that brought little."""
+        ...
 
     async def drain(self) -> None:
         """Finish, store and commit what was begun, within its own deadline."""
@@ -37,7 +41,7 @@ class Keeper(Protocol):
         ...
 
 
-class BatchSchema(Schema):
+class BatchSchema(Schema):  # type: ignore[type-arg]
     """Hands the batch to the agent untouched: a decode error inside Faust would acknowledge it."""
 
     def loads_key(self, app: Any, message: Any, *, loads: Any = None, serializer: Any = None) -> Any:
@@ -52,10 +56,12 @@ class BatchConsumer(aiokafka.Consumer):
 
     @property
     def _keeper(self) -> Keeper:
-        keeper: Keeper = self.app.keeper
+        app: Any = self.app
+        keeper: Keeper = app.keeper
         return keeper
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
+    # The signature is Faust's.
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109
         generation = self.app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
         if not records or self.should_stop:
@@ -77,7 +83,7 @@ class BatchConsumer(aiokafka.Consumer):
                     yield tp, self._to_message(tp, record)
         if sum(map(len, records.values())) < self.app.conf.broker_max_poll_records:
             # Each fetch costs a round of both threads and each batch a round of the stages, however little they bring.
-            await asyncio.sleep(self.app.pause_s)
+            await asyncio.sleep(self._keeper.pause_s)
 
     async def wait_empty(self) -> None:
         """Called at revoke and at stop, where the partitions are still ours."""
@@ -85,8 +91,8 @@ class BatchConsumer(aiokafka.Consumer):
 
     async def perform_seek(self) -> None:
         """Committed offsets, except where the keeper's state includes another."""
-        committed = {TP(tp.topic, tp.partition): offset for tp, offset in (await self.seek_to_committed()).items()}
-        committed = {tp: offset if offset is not None and offset >= 0 else None for tp, offset in committed.items()}
+        told: Mapping[TP, int | None] = await self.seek_to_committed()
+        committed = {TP(*tp): offset if offset is not None and offset >= 0 else None for tp, offset in told.items()}
         self._read_offset.update(committed)
         self._committed_offset.update({tp: offset for tp, offset in committed.items() if offset})
         for tp, offset in self._keeper.resume_at(committed).items():
@@ -101,7 +107,8 @@ class BatchConsumer(aiokafka.Consumer):
 
 
 def _message(tp: TP, run: list[Any], generation: int) -> ConsumerMessage:
-    batch = Batch(
+    # Faust takes a value for bytes and hands on whatever it is.
+    batch: Any = Batch(
         topic=tp.topic,
         partition=tp.partition,
         offsets=np.array([r.offset for r in run], np.int64),
@@ -112,7 +119,7 @@ def _message(tp: TP, run: list[Any], generation: int) -> ConsumerMessage:
     )
     last = run[-1]
     return ConsumerMessage(
-        tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, (), None, batch,
+        tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, [], None, batch,
         None, None, None, TP(tp.topic, tp.partition), generation_id=generation,
     )  # fmt: skip
 
@@ -121,5 +128,3 @@ class Transport(aiokafka.Transport):
     """Faust transport of scheme `vigie://host:port`."""
 
     Consumer = BatchConsumer
-
-

@@ -18,8 +18,8 @@ from processors.locate import Locator
 from processors.pipeline import Limits, Outcome, PartitionState, Reference, advance, new_state, run, take_window_rows
 from processors.territory import Territory
 from processors.validate import ClockLimits
-from schemas.codec import prefixes
 from schemas.contracts import ALERT_TOPIC, RAW_TOPICS, contract_of, domain_of
+from schemas.framing import prefixes
 from schemas.records import Batch
 from schemas.registry import RegistryAwayError, Writers
 from sinks.clickhouse import Sink
@@ -321,7 +321,9 @@ class Worker:
             await asyncio.sleep(_IDLE_S)
             now_ms = self.clock.event_ms(self.clock.now_ms() - round(self.settings.idle_grace_s * 1_000))
             for place, entry in self.ledger:
-                if monotonic_s() - entry.received_s >= self.settings.idle_grace_s and self._read_to_its_end(place, entry):
+                if monotonic_s() - entry.received_s >= self.settings.idle_grace_s and self._read_to_its_end(
+                    place, entry
+                ):
                     await self._let_time_pass(entry, now_ms)
 
     async def _let_time_pass(self, entry: Entry, now_ms: int) -> None:
@@ -353,6 +355,11 @@ class Worker:
             self.tally.transitions.update((t.alertname, t.state) for t in transitions)
 
     # -- what the transport asks (streams.transport.Keeper) -----------------------------------------------------------
+
+    @property
+    def pause_s(self) -> float:
+        """A quarter of the linger: while a batch gathers, a few fetches are enough."""
+        return self.settings.linger_s / 4
 
     def wants_batches(self, topic: str) -> bool:
         """Raw topics and alerts come by the batch; Faust's own topics by the record."""

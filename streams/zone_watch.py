@@ -20,7 +20,9 @@ _MINUTE_MS: Final = 60_000
 
 _COMPLETE: Final = """
 SELECT count() AS partitions, toUnixTimestamp64Milli(min(mark)) AS watermark
-FROM (SELECT partition, argMax(watermark, taken_at) AS mark FROM snapshots WHERE topic = {topic:String} GROUP BY partition)
+FROM (
+    SELECT partition, argMax(watermark, taken_at) AS mark FROM snapshots WHERE topic = {topic:String} GROUP BY partition
+)
 """
 
 _RECEIVED: Final = """
@@ -62,9 +64,7 @@ class ZoneWatch:
             store_alerts(records, self._sink)
         return made, [alert_message(record) for record in records]
 
-    def _look_at(
-        self, jurisdiction: str, territory: Territory, rule: ReportHotSpot, end_ms: int
-    ) -> list[Transition]:
+    def _look_at(self, jurisdiction: str, territory: Territory, rule: ReportHotSpot, end_ms: int) -> list[Transition]:
         layer = rule.layer or next(iter(territory.layers), None)
         if layer is None:
             return []

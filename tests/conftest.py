@@ -19,7 +19,7 @@ def _engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
 
 @pytest.fixture
 def clickhouse(_engine: Sink) -> Sink:
-    """A ClickHouse with all its tables, empty. A test that needs a directory of its own must use a process of its own."""
+    """A ClickHouse with all its tables, empty. A test that needs another directory must use a process of its own."""
     tables = "SELECT name FROM system.tables WHERE database = 'default' AND engine LIKE '%MergeTree%'"
     for (table,) in _engine.rows(tables):
         if table != "migrations":

@@ -40,7 +40,7 @@ def name(path: Path) -> str:
 
 
 def imported(module: ast.Module, package: str = "") -> Iterator[str]:
-    """Full names of the modules and members imported anywhere, inside functions too; `package` resolves relative ones."""
+    """Full names of what is imported anywhere, inside functions too; `package` resolves relative ones."""
     for node in ast.walk(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -9,9 +9,9 @@ from typing import Any
 import click
 from rich.console import Console
 
+from streams.cli import options
 from streams.cli.errors import Failure, say, told
 from streams.cli.live import Live, printed
-from streams.cli.simulate import seconds_of
 from streams.demo import Demo, Plan
 from streams.log import configure
 from streams.summary import faults_of
@@ -21,14 +21,16 @@ from streams.tuning import tune
 
 
 @click.command()
-@click.option("--territory", type=click.Path(path_type=Path, file_okay=False), help="Territory folder; default: the synthetic city.")
-@click.option("--for", "span", default="60s", show_default=True, help="How long to run: 30s, 5m, 2h.")
-@click.option("--seed", default=7, show_default=True, type=click.IntRange(min=0), help="The same seed gives the same city.")
-@click.option("--rate", default=2_000.0, show_default=True, type=click.FloatRange(min=1), help="Events per second.")
-@click.option("--speed", type=click.FloatRange(min=1), help="Event seconds per second; default: one day in the whole run.")
-@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep the ClickHouse files in this folder.")
+@options.territory
+@options.span
+@options.seed
+@options.rate
+@click.option(
+    "--speed", type=click.FloatRange(min=1), help="Event seconds per second; default: one day in the whole run."
+)
+@click.option("--data-dir", type=options.FOLDER, help="Keep the ClickHouse files in this folder.")
 @click.option("--keep", is_flag=True, help="Keep the temporary ClickHouse folder.")
-@click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Write the account as JSON to FILE.")
+@click.option("--summary", type=options.FILE, help="Write the account as JSON to FILE.")
 def demo(
     territory: Path | None,
     span: str,
@@ -47,7 +49,7 @@ def demo(
     configure()
     tune()
     with told():
-        plan = Plan(seconds_of(span), seed, rate, speed, data_dir, keep)
+        plan = Plan(options.seconds_of(span), seed, rate, speed, data_dir, keep)
         if territory is None:
             place = synthesize()
         else:

@@ -54,8 +54,7 @@ def told() -> Iterator[None]:
         raise Failure("interrupted") from None
     except Exception as error:
         raise Failure(
-            f"this is a bug of vigie, please report it: {type(error).__name__}: {error} "
-            f"({_where(error)})"
+            f"this is a bug of vigie, please report it: {type(error).__name__}: {error} ({_where(error)})"
         ) from error
 
 

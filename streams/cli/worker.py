@@ -24,7 +24,9 @@ from streams.worker import Worker
 
 @click.command()
 @click.option("--until-caught-up", is_flag=True, help="End once everything that is in the topics now is stored.")
-@click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Write the numbers of the run to FILE.")
+@click.option(
+    "--summary", type=click.Path(path_type=Path, dir_okay=False), help="Write the numbers of the run to FILE."
+)
 @click.option("--verbose", is_flag=True, help="Log more than the settings say.")
 def worker(until_caught_up: bool, summary: Path | None, verbose: bool) -> None:
     """Run one worker: decode, judge, locate, aggregate, detect, store. SIGTERM or Ctrl-C ends it cleanly."""

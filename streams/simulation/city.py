@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from processors.territory import Territory
-from schemas.codec import encode
 from schemas.contracts import RAW_TOPICS, contract_of
+from schemas.framing import encode
 from streams.simulation.avro import Column, encode_rows, hexadecimal
 from streams.simulation.dirt import Slice, Soil, place_dirt, plan_dirt
 from streams.simulation.faults import plan_asset_faults
@@ -103,9 +103,7 @@ class Simulation:
         models = [_model(fleet, self.sky, self.closures) for fleet in self.fleets]
         ids = _Ids(self.seed)
         extra_requests = iter(range(len(self.requests.requests), 2**31))
-        soil = Soil(
-            self.territory.jurisdiction_id, self.places, self.wall_now, ids.one, lambda: next(extra_requests)
-        )
+        soil = Soil(self.territory.jurisdiction_id, self.places, self.wall_now, ids.one, lambda: next(extra_requests))
         start, end = self.sky.start_ms, self.sky.end_ms
         due = plan_dirt(
             np.random.default_rng([self.seed, 1]), self.territory.area, start, end, self.expected_events,
@@ -163,9 +161,7 @@ class Simulation:
         pending.fleet += [index] * rows
         pending.asset += asset
 
-    def _report_citizens(
-        self, rng: np.random.Generator, begin: int, until: int, ids: _Ids, pending: _Pending
-    ) -> None:
+    def _report_citizens(self, rng: np.random.Generator, begin: int, until: int, ids: _Ids, pending: _Pending) -> None:
         first, last = np.searchsorted(self.requests.step_ms, [begin, until]).tolist()
         jurisdiction = self.territory.jurisdiction_id
         for place in range(first, last):

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from schemas.codec import encode
 from schemas.contracts import DOMAINS, RAW_TOPICS, Contract, Domain, contract_of
+from schemas.framing import encode
 from streams.simulation.places import Area, Places, within
 from streams.simulation.records import DIRT, DUPLICATE, Record
 from streams.simulation.reports import ordinary_request, step_value
@@ -255,9 +255,7 @@ def _far(area: Area, longitude: float, rng: np.random.Generator) -> float:
 _NO_OCCASION: Final = b"no occasion"
 
 
-def _undecodable(
-    kind: str, chosen: int, clean: Slice, domains: Ints, rng: np.random.Generator
-) -> bytes | None:
+def _undecodable(kind: str, chosen: int, clean: Slice, domains: Ints, rng: np.random.Generator) -> bytes | None:
     original = clean.records[chosen]
     value = original.value or b""
     contract = contract_of(_domain(original))

@@ -36,8 +36,9 @@ def publish(
     `pace(at_ms)` is how many seconds remain until a record due at that event time may go out; it is asked again while
     waiting. Without it, records go out as fast as the broker takes them. When `stop()` turns true, a record already
     drawn is still published, no other is drawn, and what is under way is confirmed: the truth about the records drawn
-    is the truth about those published. `client` holds librdkafka settings for brokers that ask who is there. `on_progress` is told now and then, and at the end, how many have been handed
-    over. Raises PublishError when a delivery fails.
+    is the truth about those published. `client` holds librdkafka settings for brokers that ask who is there.
+    `on_progress` is told now and then, and at the end, how many have been handed over. Raises PublishError when a
+    delivery fails.
 
     Keys are partitioned with murmur2, as Java clients and aiokafka do, so one asset's records meet in one partition.
     """

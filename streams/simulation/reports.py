@@ -64,9 +64,7 @@ def request_id(number: int) -> str:
     return f"R{number:07d}"
 
 
-def step_value(
-    jurisdiction_id: str, request: Request, status: str, event_id: str, observed_ms: int
-) -> dict[str, Any]:
+def step_value(jurisdiction_id: str, request: Request, status: str, event_id: str, observed_ms: int) -> dict[str, Any]:
     """One step as a value of the `CitizenReport` contract."""
     return {
         "event_id": event_id,
@@ -153,9 +151,7 @@ def _arrivals(sky: Sky, rng: np.random.Generator, count: int) -> list[int]:
     return arrivals
 
 
-def _request(
-    places: Places, rng: np.random.Generator, number: int, category: str, earlier: Request | None
-) -> Request:
+def _request(places: Places, rng: np.random.Generator, number: int, category: str, earlier: Request | None) -> Request:
     asset_id, near, parent = "", None, None
     if len(places) and rng.random() < _NEAR_ASSET:
         near = places.near_asset(rng, int(rng.integers(len(places))))

@@ -16,7 +16,8 @@ Pair = tuple[str, str]
 
 def rows(pairs: Iterable[Pair]) -> pl.DataFrame:
     """Rows of (source, event_id)."""
-    return pl.DataFrame(list(pairs), schema={"source": pl.String, "event_id": pl.String}, orient="row").with_row_index("row")
+    schema = {"source": pl.String(), "event_id": pl.String()}
+    return pl.DataFrame(list(pairs), schema=schema, orient="row").with_row_index("row")
 
 
 def kept(pairs: Iterable[Pair], seen: Seen) -> list[int]:
@@ -43,7 +44,8 @@ def test_the_same_id_of_another_source_is_another_event() -> None:
 @pytest.mark.parametrize("mark", ["\x00", "|", "/", "", " "])
 def test_no_character_joins_two_pairs_into_one(mark: str) -> None:
     """Whatever parts source and id elsewhere may stand in either of them without making two events one."""
-    assert kept([(f"a{mark}b", "c"), ("a", f"b{mark}c"), ("c", f"a{mark}b"), ("ac", f"{mark}b")], Seen()) == [0, 1, 2, 3]
+    pairs = [(f"a{mark}b", "c"), ("a", f"b{mark}c"), ("c", f"a{mark}b"), ("ac", f"{mark}b")]
+    assert kept(pairs, Seen()) == [0, 1, 2, 3]
 
 
 def test_duplicates_are_found_in_the_open_and_the_previous_chunk() -> None:

@@ -1,4 +1,4 @@
-"""The stage `lateness`: what was observed before the watermark, which is a property of the log and not of the batches."""
+"""The stage `lateness`: what was observed before the watermark, which belongs to the log and not to the batches."""
 
 from __future__ import annotations
 

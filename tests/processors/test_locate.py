@@ -48,7 +48,7 @@ def one(locator: Locator, domain: Domain = "sensor", **changes: Any) -> dict[str
     return rows[0]
 
 
-def place(position: tuple[float | None, float | None]) -> dict[str, float | None]:
+def place(position: tuple[float | None, float | None]) -> dict[str, Any]:
     return dict(zip(("longitude", "latitude"), position, strict=True))
 
 
@@ -106,11 +106,12 @@ def test_the_edge_of_the_area_is_inside() -> None:
     """The area is closed: its corner is a position of the authority's."""
     west, south, east, north = city().area
     for corner in itertools.product((west, east), (south, north)):
-        assert one(Locator({CITY: city()}), asset_id="unregistered", **place(corner))["location_quality"] == "device_gps"
+        row = one(Locator({CITY: city()}), asset_id="unregistered", **place(corner))
+        assert row["location_quality"] == "device_gps"
 
 
 def test_territories_are_told_apart_by_jurisdiction() -> None:
-    """The same asset name and zone code in two authorities are two things; each position is held against its own area."""
+    """The same asset and zone code in two authorities are two things; positions are held against their own area."""
     locator = Locator(both())
     rows, refused = located(
         locator,
@@ -137,7 +138,7 @@ def test_territories_are_told_apart_by_jurisdiction() -> None:
 def test_an_empty_frame_stays_empty() -> None:
     """No rows in, none out, with the columns the next stages need; reports get theirs too."""
     for domain in ("sensor", "report"):
-        events, refused = Locator({CITY: city()}).locate(frame([], domain), domain)  # type: ignore[arg-type]
+        events, refused = Locator({CITY: city()}).locate(frame([], domain), domain)
         assert events.is_empty()
         assert refused.is_empty()
         assert {"location_quality", "zone_set"} <= set(events.columns)
@@ -202,7 +203,7 @@ def test_two_sides_of_a_border_less_than_a_cell_apart_do_not_depend_on_who_came_
 class _Counting:
     """A spatial index that counts the positions it is asked for."""
 
-    def __init__(self, tree: shapely.STRtree) -> None:
+    def __init__(self, tree: Any) -> None:
         self._tree = tree
         self.asked = 0
 
@@ -211,13 +212,13 @@ class _Counting:
         return self._tree.query(points, predicate=predicate)
 
 
-def test_positions_already_seen_are_not_asked_for_again() -> None:
+def test_positions_already_seen_are_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """One spatial query per position never seen before, not per event: a fleet that stands still costs none."""
     locator = Locator({CITY: city()})
     spot = locator._places[0]
     tree = _Counting(spot.tree)
-    spot.tree = tree  # type: ignore[assignment]
-    values = [event(event_id=str(i), **place(p)) for i, p in enumerate((HERE, THERE, HERE, NOWHERE, THERE))]
+    monkeypatch.setattr(spot, "tree", tree)
+    values = [event(asset_id="moving", **place(p)) for p in (HERE, THERE, HERE, NOWHERE, THERE)]
     first = locator.locate(frame(values), "sensor")[0]
     assert tree.asked == 3
     again = locator.locate(frame(values), "sensor")[0]
@@ -225,8 +226,21 @@ def test_positions_already_seen_are_not_asked_for_again() -> None:
     assert_frame_equal(first, again)
     located(locator, event(), event(asset_id="unregistered"))
     assert tree.asked == 3
-    located(locator, event(**place((3.88, 43.607))), event(**place(HERE)))
+    located(locator, event(asset_id="moving", **place((3.88, 43.607))), event(asset_id="moving", **place(HERE)))
     assert tree.asked == 4
+
+
+def test_a_receiver_that_wanders_about_its_asset_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions a few metres from the registered one, with no border between, have its zones without a query."""
+    locator = Locator({CITY: city()})
+    spot = locator._places[0]
+    tree = _Counting(spot.tree)
+    monkeypatch.setattr(spot, "tree", tree)
+    values = [event(**place((HERE[0] + i * 1e-6, HERE[1] - i * 2e-6))) for i in range(50)]
+    rows, _ = located(locator, *values)
+    assert {str(row["zones"]) for row in rows} == {"{'quarter': 'Q02', 'sector': 'NEW'}"}
+    assert rows[7]["longitude"] == HERE[0] + 7e-6
+    assert tree.asked == 0
 
 
 def test_a_cache_that_begins_anew_gives_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +265,9 @@ _lattice = st.tuples(st.integers(0, 8), st.integers(0, 8)).map(
 )
 
 
+_instants = st.builds(lambda day, shift: ms(day) + shift, st.sampled_from(_DAYS), st.sampled_from((-1, 0, 1)))
+
+
 @st.composite
 def _zones(draw: st.DrawFn) -> tuple[tuple[str, str, str | None, str | None], Any]:
     (west, south), (width, height) = draw(_lattice), draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
@@ -261,17 +278,34 @@ def _zones(draw: st.DrawFn) -> tuple[tuple[str, str, str | None, str | None], An
     return (draw(st.sampled_from("ab")), draw(st.sampled_from("ABCDEF")), start, end), box
 
 
+#: Registered between the lattice's lines and on one of them, so that borders run beside them and through one.
+_ASSETS: Final = {"a": (3.8623, 43.6123), "b": (3.8749, 43.6201), "c": (3.8700, 43.6100)}
+
+
+def _registered() -> pl.DataFrame:
+    return asset_table([{"asset_id": asset, "longitude": at[0], "latitude": at[1]} for asset, at in _ASSETS.items()])
+
+
 @st.composite
 def _territories(draw: st.DrawFn) -> Territory:
     zones = draw(st.lists(_zones(), min_size=1, max_size=8))
     whole = city()
     return Territory(
         CITY, "Drawn", "UTC", "1", whole.area, zone_table([z for z, _ in zones]),
-        np.array([shape for _, shape in zones], dtype=object), asset_table([]), whole.rules,
+        np.array([shape for _, shape in zones], dtype=object), _registered(), whole.rules,
     )  # fmt: skip
 
 
-_instants = st.builds(lambda day, shift: ms(day) + shift, st.sampled_from(_DAYS), st.sampled_from((-1, 0, 1)))
+@st.composite
+def _points(draw: st.DrawFn) -> tuple[str, tuple[float, float], int]:
+    """An asset, known or not, its own position, far from the registered one or near, and an instant."""
+    asset = draw(st.sampled_from([*_ASSETS, "unregistered"]))
+    position = draw(_lattice)
+    if asset in _ASSETS and draw(st.booleans()):
+        moved = draw(st.tuples(st.integers(-40_000, 40_000), st.integers(-40_000, 40_000)))
+        longitude, latitude = (round(at + by * 1e-7, 7) for at, by in zip(_ASSETS[asset], moved, strict=True))
+        position = (longitude, latitude)
+    return asset, position, draw(_instants)
 
 
 def _by_hand(territory: Territory, position: tuple[float, float], at_ms: int) -> dict[str, str]:
@@ -289,22 +323,22 @@ def _by_hand(territory: Territory, position: tuple[float, float], at_ms: int) ->
 @quick
 @given(
     territory=_territories(),
-    points=st.lists(st.tuples(_lattice, _instants), min_size=1, max_size=30),
+    points=st.lists(_points(), min_size=1, max_size=30),
     order=st.randoms(use_true_random=False),
     size=st.integers(1, 30),
 )
 def test_zones_are_those_of_brute_force_in_any_order_and_batch(
-    territory: Territory, points: Sequence[tuple[tuple[float, float], int]], order: random.Random, size: int
+    territory: Territory, points: Sequence[tuple[str, tuple[float, float], int]], order: random.Random, size: int
 ) -> None:
     """Borders, vintages and their exact instants: the index gives what asking every zone gives, however it is asked."""
-    expected = [_by_hand(territory, position, at) for position, at in points]
+    expected = [_by_hand(territory, position, at) for _, position, at in points]
     locator = Locator({CITY: territory})
     mixed = list(range(len(points)))
     order.shuffle(mixed)
     found: dict[int, dict[str, str]] = {}
     for start in range(0, len(mixed), size):
         part = mixed[start : start + size]
-        values = [event(asset_id="x", observed_at=points[i][1], **place(points[i][0])) for i in part]
+        values = [event(asset_id=points[i][0], observed_at=points[i][2], **place(points[i][1])) for i in part]
         rows, _ = located(locator, *values)
         found |= {i: row["zones"] for i, row in zip(part, rows, strict=True)}
     assert [found[i] for i in range(len(points))] == expected
@@ -313,7 +347,7 @@ def test_zones_are_those_of_brute_force_in_any_order_and_batch(
 # --- nearest asset of a report
 
 
-def _metres_from(position: tuple[float, float], metres: float, azimuth: float = 40.0) -> dict[str, float | None]:
+def _metres_from(position: tuple[float, float], metres: float, azimuth: float = 40.0) -> dict[str, Any]:
     longitude, latitude, _ = _GEOD.fwd(*position, azimuth, metres)
     return place((longitude, latitude))
 
@@ -339,8 +373,9 @@ def test_the_nearest_of_several_assets_wins() -> None:
 def test_a_report_that_names_its_asset_or_has_no_position_is_not_joined() -> None:
     """What the reporter says stands; without a position there is no nearest."""
     locator = Locator({CITY: city()})
-    for changes in ({"asset_id": "lamp-00002", **place(HERE)}, {"asset_id": "lamp-00002", **place((None, None))}):
-        assert one(locator, "report", **changes)["nearest_asset_id"] is None
+    for position in (HERE, (None, None)):
+        row = one(locator, "report", asset_id="lamp-00002", **place(position))
+        assert row["nearest_asset_id"] is None
     row = one(locator, "report", **place((None, None)))
     assert (row["nearest_asset_id"], row["location_quality"]) == (None, "missing")
 

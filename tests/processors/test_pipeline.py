@@ -104,7 +104,8 @@ def test_every_reason_of_the_stages_has_an_example() -> None:
 
 def test_every_record_is_in_exactly_one_frame() -> None:
     """Events and rejects of a batch are its records, each once, and both say which record they are."""
-    values = encoded("sensor", [*events(3), event(event_id=""), event(event_id="e-1", asset_id="x", longitude=-140.0, latitude=1.0)])
+    far = event(event_id="far", asset_id="unregistered", longitude=-140.0, latitude=1.0)
+    values = encoded("sensor", [*events(3), event(event_id=""), far])
     values.insert(1, b"nothing")
     ran = Ran([batch([*values, None, values[0]], first_offset=70)], reference())
     (outcome,) = ran.outcomes
@@ -122,7 +123,8 @@ def test_a_record_that_is_too_large_is_refused_unread() -> None:
     """Whatever its bytes are, its reason is its size, the detail names the limit, and its neighbours are untouched."""
     good = encoded("sensor", events(2))
     limit = max(map(len, good))
-    ran = Ran([batch([good[0], good[0] + b"x" * limit, b"x" * (limit + 1), good[1], b"x" * limit])], reference(max_record_bytes=limit))
+    values = [good[0], good[0] + b"x" * limit, b"x" * (limit + 1), good[1], b"x" * limit]
+    ran = Ran([batch(values)], reference(max_record_bytes=limit))
     assert ran.events["offset"].to_list() == [0, 3]
     assert [(offset, reason) for offset, _, reason, _ in ran.refused] == [
         (1, "too_large"), (2, "too_large"), (4, "decode"),
@@ -165,7 +167,7 @@ def test_limits_of_the_installation_are_used() -> None:
         event(event_id="4", observed_at=RECEIVED_MS - 2 * HOUR - 1),
     ]
     ran = Ran([batch_of(values)], shared)
-    assert [(reason) for _, _, reason, _ in ran.refused] == ["future", "quality"]
+    assert [reason for _, _, reason, _ in ran.refused] == ["future", "quality"]
     assert ran.events["late"].to_list() == [False, True]
     assert ran.state.watermark_ms == RECEIVED_MS - HOUR
 

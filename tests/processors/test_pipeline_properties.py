@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from processors.territory import BinFull, LampDark, Rules, Silent
-from schemas.codec import single_object_prefix
 from schemas.contracts import DOMAINS, Domain, contract_of
+from schemas.framing import single_object_prefix
 from schemas.rejects import Reason
 from tests.support.batches import HOUR, MINUTE, RECEIVED_MS, Ran, batch, cut, encoded, event, raw_bytes, reference
 from tests.support.city import CITY, HERE, NOWHERE, THERE, TOWN, city, town
@@ -38,7 +38,7 @@ _CHOICES: Final[dict[Domain, dict[str, Sequence[Any]]]] = {
         "lamp_status": ("ok", "defective_lamp"), "power_w": (0.0, 71.2, 70.0, None, -5.0),
     },
     "roadway": {
-        "asset_id": ("count-0001", "new"), "observation_type": ("traffic", "pavement"),
+        "asset_id": ("count-0001", "new", "new", "new"), "observation_type": ("traffic", "pavement"),
         "mobility_type": ("car", "bicycle"), "count": (0.0, 12.5, None, -1.0), "uptime_ratio": (0.0, 0.9, None),
     },
     "report": {
@@ -49,9 +49,10 @@ _CHOICES: Final[dict[Domain, dict[str, Sequence[Any]]]] = {
 
 @st.composite
 def values(draw: st.DrawFn, domain: Domain, base_ms: int = RECEIVED_MS - 3 * HOUR) -> dict[str, Any]:
-    """One value of the contract, around an instant: plausible or not, on time or not, sometimes with another's identity."""
+    """One value of the contract, near an instant: plausible or not, late or not, sometimes with another's identity."""
     changes = {name: draw(st.sampled_from(choices)) for name, choices in _CHOICES[domain].items()}
     longitude, latitude = draw(st.sampled_from(_POSITIONS))
+    shift = draw(st.sampled_from((0, 0, 0, -3 * HOUR, 12 * HOUR))) + draw(st.integers(0, 15 * MINUTE))
     return event(
         domain,
         **changes,
@@ -60,7 +61,7 @@ def values(draw: st.DrawFn, domain: Domain, base_ms: int = RECEIVED_MS - 3 * HOU
         jurisdiction_id=draw(st.sampled_from((CITY, CITY, CITY, TOWN, "123456789"))),
         longitude=longitude,
         latitude=latitude,
-        observed_at=base_ms + draw(st.sampled_from((0, 0, 0, -3 * HOUR, 12 * HOUR))) + draw(st.integers(0, 15 * MINUTE)),
+        observed_at=base_ms + shift,
     )
 
 

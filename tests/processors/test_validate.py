@@ -27,15 +27,14 @@ def judged(
     *values: dict[str, Any], domain: Domain = "sensor", received_ms: int | list[int] = RECEIVED_MS
 ) -> tuple[pl.DataFrame, list[tuple[int, str, str]]]:
     """Events, and (row, reason, detail) of each reject."""
-    events, refused = validate(
-        frame(values, domain, received_ms), contract_of(domain), domain, (CITY, TOWN), LIMITS
-    )
+    events, refused = validate(frame(values, domain, received_ms), contract_of(domain), domain, (CITY, TOWN), LIMITS)
     assert refused["stage"].to_list() == [STAGE] * len(refused)
     return events, sorted((row, reason, detail) for row, _, reason, detail in refused.iter_rows())
 
 
-def reason_of(domain: Domain = "sensor", received_ms: int = RECEIVED_MS, **changes: Any) -> tuple[str, str] | None:
+def reason_of(domain: Domain = "sensor", **changes: Any) -> tuple[str, str] | None:
     """Reason and detail of the refusal of one event with these changes; None when it is taken."""
+    received_ms = changes.pop("received_ms", RECEIVED_MS)
     events, refused = judged(event(domain, **changes), domain=domain, received_ms=received_ms)
     assert len(events) + len(refused) == 1
     return refused[0][1:] if refused else None
@@ -76,7 +75,7 @@ def test_texts_have_at_most_128_characters(domain: Domain, field: Field) -> None
 
 @every_text
 def test_required_texts_are_not_empty(domain: Domain, field: Field) -> None:
-    """An empty identifier identifies nothing; only a report may leave out its asset, and optional texts may be empty."""
+    """An empty identifier identifies nothing; only a report may leave out its asset; optional texts may be empty."""
     reason = reason_of(domain, **{field.name: ""})
     if field.name == "asset_id" and domain == "report":
         assert reason is None
@@ -203,7 +202,7 @@ def _wrong_values(field: Field) -> list[float]:
 
 @every_metric
 def test_implausible_values_are_flagged_and_kept_out_of_sums(domain: Domain, field: Field) -> None:
-    """Below, above, NaN and infinity: the event is stored as FAIL, exactly its metric's bit is set, `usable` is null."""
+    """Below, above, NaN and infinity: stored as FAIL, exactly the metric's bit is set, and `usable` is null."""
     contract = contract_of(domain)
     wrong = _wrong_values(field)
     events, refused = judged(
@@ -222,9 +221,7 @@ def test_the_bounds_themselves_are_plausible(domain: Domain, field: Field) -> No
     """A full bin is 1 and an empty one 0: neither fails."""
     contract = contract_of(domain)
     edges = [field.minimum, field.maximum]
-    events, _ = judged(
-        *(event(domain, event_id=str(i), **{field.name: v}) for i, v in enumerate(edges)), domain=domain
-    )
+    events, _ = judged(*(event(domain, event_id=str(i), **{field.name: v}) for i, v in enumerate(edges)), domain=domain)
     assert events["quality"].to_list() == [Quality.GOOD] * 2
     assert events["failed"].to_list() == [0, 0]
     assert events.select(usable(contract, field.name))[field.name].to_list() == edges
@@ -244,8 +241,9 @@ def test_bits_belong_to_metrics_in_contract_order() -> None:
     """The bit of a metric is its place among the metrics, as the DDL says; what is not summed has none."""
     for domain in DOMAINS:
         contract = contract_of(domain)
-        assert [failed_bit(contract, f.name) for f in contract.metrics] == [1 << i for i in range(len(contract.metrics))]
-        assert len(contract.metrics) <= 64
+        count = len(contract.metrics)
+        assert [failed_bit(contract, f.name) for f in contract.metrics] == [1 << i for i in range(count)]
+        assert count <= 64
     with pytest.raises(ValueError, match="distance_mm"):
         failed_bit(contract_of("sensor"), "distance_mm")
 
@@ -272,7 +270,8 @@ def test_a_measure_that_is_not_a_number_is_missing_after_it_has_failed() -> None
 )
 def test_a_blind_counter_counted_nothing(uptime: float | None, count: float | None) -> None:
     """Uptime 0 makes the count missing, whatever it says; a count of 0 with any uptime stays a count."""
-    events, _ = judged(event("roadway", count=0.0, speed_kmh=0.0, occupancy_ratio=0.0, uptime_ratio=uptime), domain="roadway")
+    one = event("roadway", count=0.0, speed_kmh=0.0, occupancy_ratio=0.0, uptime_ratio=uptime)
+    events, _ = judged(one, domain="roadway")
     assert events.select("count", "speed_kmh", "occupancy_ratio").row(0) == (count, count, count)
 
 

@@ -13,10 +13,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from schemas import codec
-from schemas.codec import Writer, decode, encode, encode_confluent, own_writer, single_object_prefix
+from schemas import codec, framing
+from schemas.codec import decode
 from schemas.contracts import DOMAINS, Contract, Field, contract, contract_of, examples
+from schemas.framing import encode, encode_confluent, single_object_prefix
 from schemas.rejects import REJECT_SCHEMA, Reason
+from schemas.writers import Writer, own_writer
 
 CONTRACTS: Final = (*(contract_of(domain) for domain in DOMAINS), contract("Alert"))
 SCHEMA_ID: Final = 7
@@ -253,7 +255,7 @@ def test_framings_mix_in_one_batch() -> None:
     assert [reason[1] if reason[0] == "reject" else "event" for reason in found] == [*expected, "decode", "decode"]
     assert found[0] == found[2] == found[7]
     assert found == alone(c, values, own_writers(c))
-    known = codec.prefixes(values)
+    known = framing.prefixes(values)
     assert known == {prefix(c), b"\xc3\x01" + b"\x11" * 8, b"\x00\0\0\0\x07", b"\x00\0\0\0\x08"}
     assert outcomes(c, values, dict.fromkeys(known)) == [
         ("reject", "decode" if row in (3, 5, 6, 8, 9) else "unknown_schema", why) for row, (_, _, why) in

@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from schemas import codec
-from schemas.codec import Writer, decode, single_object_prefix
+from schemas import writers
+from schemas.codec import decode
 from schemas.contracts import Contract, contract
+from schemas.framing import single_object_prefix
+from schemas.writers import Writer
 from tests.schemas.test_codec import alone, every_contract, frame_of, outcomes, quick, sample, value_of
 
 Change = Callable[[dict[str, Any]], None]
@@ -34,7 +36,7 @@ def written_by(c: Contract, change: Change, values: Sequence[Mapping[str, Any]])
         out = io.BytesIO()
         fastavro.schemaless_writer(out, parsed, value)
         framed.append(single_object_prefix(schema) + out.getvalue())
-    return framed, codec.writer(c, schema)
+    return framed, writers.writer(c, schema)
 
 
 def without(*names: str) -> Change:
@@ -184,8 +186,8 @@ def test_a_writer_that_cannot_be_read_is_refused_when_it_is_made(change: Change)
     c = contract("SensorObservation")
     schema = copy.deepcopy(dict(c.schema))
     change(schema)
-    with pytest.raises(codec.IncompatibleSchemaError, match=r"field \w+ (is missing|cannot be read)|is not Sensor"):
-        codec.writer(c, schema)
+    with pytest.raises(writers.IncompatibleSchemaError, match=r"field \w+ (is missing|cannot be read)|is not Sensor"):
+        writers.writer(c, schema)
 
 
 @every_contract

@@ -61,7 +61,7 @@ def test_original_headers_come_first_and_unchanged() -> None:
 
 
 def test_a_replayed_record_keeps_its_count() -> None:
-    """The count is the replay's to raise: a record that fails again keeps the one it brings, once, with the new reason."""
+    """The count is the replay's to raise: a record that fails again keeps the one it brings, with the new reason."""
     (letter,) = letters_of(refused(2))
     assert [value for name, value in letter.headers if name == "vigie_replay_count"] == [b"1"]
     assert [value for name, value in letter.headers if name == "vigie_reason"][-1] == b"contract"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,20 @@ from schemas.contracts import Domain, contract
 from sinks.clickhouse import Sink
 from sinks.rows import Origin, ZoneMaps
 from sinks.store import Block, store, store_alerts
-from tests.support.batches import DAY, HOUR, RECEIVED_MS, Ran, batch, batch_of, cut, encoded, event, events, newest, reference
+from tests.support.batches import (
+    DAY,
+    HOUR,
+    RECEIVED_MS,
+    Ran,
+    batch,
+    batch_of,
+    cut,
+    encoded,
+    event,
+    events,
+    newest,
+    reference,
+)
 from tests.support.city import CITY, ms
 
 
@@ -85,7 +98,7 @@ def test_events_and_rejects_are_the_records(clickhouse: Sink) -> None:
 
 
 def test_a_replay_in_other_batches_adds_nothing_for_readers(clickhouse: Sink) -> None:
-    """Fetched again with another cut, rows are inserted under other names and replace themselves by topic and offset."""
+    """Fetched again with another cut, rows are inserted under other names and replace each other by offset."""
     whole = batch_of([event(event_id=str(i), observed_at=RECEIVED_MS - HOUR + i) for i in range(20)])
     for sizes in ([20], [3, 9]):
         write(Ran(cut(whole, sizes), reference()), clickhouse)
@@ -103,7 +116,7 @@ def test_an_empty_flush_writes_nothing(clickhouse: Sink) -> None:
 def test_snapshots_keep_the_newest_of_each_partition(clickhouse: Sink) -> None:
     """One row says how far a partition has come; the same flush written twice is one row."""
 
-    def snapshot(partition: int, last: int, taken_ms: int) -> dict[str, Any]:
+    def snapshot(partition: int, last: int, taken_ms: int) -> Mapping[str, Any]:
         at = datetime.fromtimestamp(taken_ms / 1_000, UTC)
         return {
             "topic": "city.raw.sensor", "partition": partition, "last_offset": last, "watermark": at,
@@ -128,7 +141,7 @@ def as_read(sink: Sink) -> pl.DataFrame:
 
 
 def test_the_view_adds_chunks_and_partitions(clickhouse: Sink) -> None:
-    """A minute of one zone is spread over partitions and chunks; its totals, least, greatest, last and mean are the whole's."""
+    """A minute of one zone is spread over partitions and chunks; its totals and its last value are the whole's."""
     at = RECEIVED_MS - HOUR
     levels = [0.25, 0.5, 0.75, 1.0, 0.125, 0.0625]
     values = [event(event_id=str(i), observed_at=at + i, fill_level=level) for i, level in enumerate(levels)]
@@ -233,7 +246,10 @@ def test_an_end_without_a_value_does_not_show_an_older_one(clickhouse: Sink) -> 
     """What the last transition leaves out is null in the alert: an old value beside a new state would mislead."""
     stored_alerts(
         clickhouse,
-        [transition(1, "firing", RECEIVED_MS, value=0.9), transition(2, "resolved", RECEIVED_MS + 1, ends_at=RECEIVED_MS + 1)],
+        [
+            transition(1, "firing", RECEIVED_MS, value=0.9),
+            transition(2, "resolved", RECEIVED_MS + 1, ends_at=RECEIVED_MS + 1),
+        ],
     )
     assert alerts(clickhouse) == [("resolved", True, "step 2", False, None)]
 

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from processors.pipeline import take_window_rows
-from schemas.codec import decode, own_writer, prefixes, single_object_prefix
+from processors.pipeline import CODE_VERSION, take_window_rows
+from schemas.codec import decode
 from schemas.contracts import ALERT_TOPIC, DEAD_LETTER_TOPIC, contract
+from schemas.framing import prefixes, single_object_prefix
+from schemas.writers import own_writer
 from sinks.clickhouse import Sink, SinkError
 from sinks.rows import ZoneMaps
 from streams.flush import Effects, Message, messages, settle
@@ -57,8 +59,9 @@ class World:
         return self.ours
 
     def settle(self, cuts: Sequence[Cut], zones: ZoneMaps) -> None:
+        sink = replace(self.sink, client=self)
         with ThreadPoolExecutor(1) as blocking:
-            effects = Effects(replace(self.sink, client=self), zones, {CITY: "c-1"}, blocking, self.produce, self.commit)
+            effects = Effects(sink, zones, {CITY: "c-1"}, blocking, self.produce, self.commit)
             asyncio.run(settle(cuts, effects, self.ledger, NOW_MS))
 
     def count(self, table: str) -> int:
@@ -191,8 +194,9 @@ def test_the_snapshot_says_how_far_the_partition_has_come(world: World) -> None:
     """Last offset included, watermark there, and the code that made it."""
     work = Work(world)
     work.settle()
-    sql = "SELECT topic, partition, last_offset, toUnixTimestamp64Milli(watermark), toUnixTimestamp64Milli(taken_at) FROM snapshots"
-    assert world.sink.rows(sql) == [("city.raw.sensor", 2, 104, work.cut.watermark_ms, NOW_MS)]
+    instants = "toUnixTimestamp64Milli(watermark), toUnixTimestamp64Milli(taken_at)"
+    (row,) = world.sink.rows(f"SELECT topic, partition, last_offset, code_version, {instants} FROM snapshots")
+    assert row == ("city.raw.sensor", 2, 104, CODE_VERSION, work.cut.watermark_ms, NOW_MS)
 
 
 def test_the_messages_are_the_dead_letters_and_the_alerts() -> None:

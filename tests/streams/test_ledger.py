@@ -135,7 +135,7 @@ def test_partitions_that_are_not_ours_any_more_are_forgotten() -> None:
 
 
 def test_state_that_ends_where_reading_resumes_is_kept() -> None:
-    """A rebalance that leaves a partition with its owner does not make it forget; what had only arrived is read again."""
+    """A rebalance that leaves a partition with its owner keeps its state; what had only arrived is read again."""
     ledger = Ledger()
     one = held(ledger, next_offset=10)
     one.inbox.append(batch([b"x"], first_offset=10))

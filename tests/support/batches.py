@@ -12,9 +12,10 @@ from processors.alerts import Transition
 from processors.locate import Locator
 from processors.pipeline import ChunkRows, Limits, Outcome, PartitionState, Reference, new_state, run, take_window_rows
 from processors.territory import Territory
-from schemas.codec import encode, own_writer, prefixes, single_object_prefix
 from schemas.contracts import RAW_TOPICS, Domain, contract_of, domain_of
+from schemas.framing import encode, prefixes, single_object_prefix
 from schemas.records import Batch, Header
+from schemas.writers import own_writer
 from tests.support.city import CITY, city
 
 #: The instant at which the examples of the contracts arrive: 2026-09-15, midnight UTC.
@@ -107,7 +108,7 @@ def cut(whole: Batch, sizes: Iterable[int]) -> list[Batch]:
 def frame(
     values: Sequence[Mapping[str, Any]], domain: Domain = "sensor", received_ms: int | Sequence[int] = RECEIVED_MS
 ) -> pl.DataFrame:
-    """Values as the frame that decoding gives, with position: `row`, the contract's columns, `offset`, `received_at`."""
+    """Values as the frame that decoding gives: `row`, the contract's columns, `offset`, `received_at`."""
     schema = contract_of(domain).frame_schema()
     raw = {name: pl.Int64() if dtype == _INSTANT else dtype for name, dtype in schema.items()}
     count = len(values)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from schemas.codec import encode
 from schemas.contracts import contract_of
+from schemas.framing import encode
 from streams.simulation.avro import encode_rows, hexadecimal, string, varint
 
 

@@ -1,0 +1,34 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+territory = click.option("--territory", type=FOLDER, help="Territory folder; default: the synthetic city.")
+span = click.option("--for", "span", default="60s", show_default=True, help="How long to run: 30s, 5m, 2h.")
+seed = click.option(
+    "--seed", default=7, show_default=True, type=click.IntRange(min=0), help="The same seed gives the same city."
+)
+rate = click.option(
+    "--rate", default=2_000.0, show_default=True, type=click.FloatRange(min=1), help="Events per second."
+)
+
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of `90`, `90s`, `5m`, `2h` or `1d`. Raises click.UsageError."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    try:
+        seconds = timedelta(seconds=float(number) * _UNITS[unit]).total_seconds()
+    except (ValueError, OverflowError):
+        seconds = 0.0
+    if not seconds > 0:
+        raise click.UsageError(f"--for {text}: a time above zero is expected, like 60s, 5m or 2h")
+    return seconds

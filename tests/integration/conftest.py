@@ -1,0 +1,40 @@
+"""What the tests of the whole pipeline share: a real broker for each test, and the city that ships."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from processors.territory import Territory
+from streams.territory.files import write
+from streams.territory.synth import synthesize
+from tests.support.kafka import Kafka, kafka_available, real_kafka
+
+
+@pytest.fixture
+def kafka() -> Iterator[Kafka]:
+    """Real Kafka with nothing in it. One for each test: topics have fixed names, and a start takes a second."""
+    reason = kafka_available()
+    if reason is not None:
+        if os.environ.get("VIGIE_REQUIRE_KAFKA") == "1":
+            pytest.fail(f"VIGIE_REQUIRE_KAFKA=1, but {reason}")
+        pytest.skip(reason)
+    with real_kafka(partitions_default=4) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def synthetic_city() -> Territory:
+    """The city that ships."""
+    return synthesize()
+
+
+@pytest.fixture(scope="session")
+def synthetic_folder(synthetic_city: Territory, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the city that ships."""
+    folder = tmp_path_factory.mktemp("territory") / "synthetic"
+    write(synthetic_city, folder)
+    return folder
