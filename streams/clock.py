@@ -34,13 +34,15 @@ class WallClock:
 class ScaledClock:
     """A demo's world: event time starts in the past, runs `speed` times as fast and stops at `end_ms`.
 
-    Until `begin` no event time passes.
+    Until `begin` no event time passes, and none ever passes beyond `published_ms`, where it is set: a city whose
+    records are held up or at an end has not fallen silent.
     """
 
     speed: float
     start_wall_ms: int = 0
     start_ms: int = 0
     end_ms: int = 0
+    published_ms: int | None = None
 
     def begin(self, seconds: float, lead_ms: int = 0) -> None:
         """Let event time run in `lead_ms`, for so many wall seconds; at its end it is the wall time."""
@@ -54,7 +56,8 @@ class ScaledClock:
     def event_ms(self, wall_ms: int) -> int:
         if not self.end_ms:
             return 0
-        return min(self.end_ms, self.start_ms + int((wall_ms - self.start_wall_ms) * self.speed))
+        last_ms = self.end_ms if self.published_ms is None else min(self.end_ms, self.published_ms)
+        return min(last_ms, self.start_ms + int((wall_ms - self.start_wall_ms) * self.speed))
 
     def wall_ms(self, event_ms: int) -> int:
         """The wall instant at which that event time comes."""

@@ -167,6 +167,7 @@ class Demo:
 
     def _publish(self, bootstrap: str, simulation: Simulation) -> None:
         def pace(at_ms: int) -> float:
+            self.clock.published_ms = at_ms
             if simulation.truth.produced - self.worker.tally.records > _MOST_UNDER_WAY:
                 return 0.02
             return (self.clock.wall_ms(at_ms) - self.clock.now_ms()) / 1_000
@@ -176,6 +177,8 @@ class Demo:
 
         try:
             publish(simulation.records(), bootstrap, pace=pace, stop=self._halt.is_set, on_progress=progress)
+            if simulation.truth.complete:
+                self.clock.published_ms = self.clock.end_ms
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which raises it
             self._publish_failure = error
 

@@ -15,18 +15,16 @@ from typing import Any, Final
 from faust.types import TP
 
 from processors.locate import Locator
-from processors.pipeline import Limits, Outcome, PartitionState, Reference, advance, new_state, run, take_window_rows
+from processors.pipeline import Reference, advance, new_state, take_window_rows
 from processors.territory import Territory
-from processors.validate import ClockLimits
-from schemas.contracts import ALERT_TOPIC, RAW_TOPICS, contract_of, domain_of
-from schemas.framing import prefixes
+from schemas.contracts import ALERT_TOPIC, RAW_TOPICS, domain_of
 from schemas.records import Batch
-from schemas.registry import RegistryAwayError, Writers
 from sinks.clickhouse import Sink
 from sinks.rows import ZoneMaps
 from streams import app as faust_app
-from streams.clock import Clock, monotonic_s, sleep_s
+from streams.clock import Clock, monotonic_s
 from streams.flush import Effects, Message, settle
+from streams.intake import Intake, limits, unseen
 from streams.ledger import Cut, Entry, Ledger, Place
 from streams.log import logger
 from streams.notify import Notifier
@@ -44,10 +42,6 @@ _URGENT_S: Final = 0.05
 _RAW: Final = frozenset(RAW_TOPICS.values())
 
 
-class AccountingError(RuntimeError):
-    """A batch whose records did not end as exactly one event or one reject each: a bug of ours, never data's fault."""
-
-
 class Worker:
     """The running pipeline over one sink and a set of territories."""
 
@@ -60,7 +54,7 @@ class Worker:
         self.log = logger("worker")
         self.failure: BaseException | None = None
         self.reference = Reference(Locator(territories), limits(settings))
-        self._writers = Writers(older=settings.older_schemas, registry_url=settings.schema_registry_url)
+        self._intake = Intake(settings, self.reference)
         threads = settings.threads or len(os.sched_getaffinity(0))
         self._stages = ThreadPoolExecutor(threads, "stages")
         self._blocking = ThreadPoolExecutor(1, "sink")
@@ -195,59 +189,21 @@ class Worker:
             batch = entry.take(self.settings.batch_records)
             if batch is None or self.ledger.get(place) is not entry:
                 return
-            batch_or_none = _unseen(batch, entry.next_offset)
+            batch_or_none = unseen(batch, entry.next_offset)
             if batch_or_none is None:
                 return
             batch, started = batch_or_none, monotonic_s()
             outcomes = await asyncio.get_running_loop().run_in_executor(
-                self._stages, self._through_the_stages, batch, entry.state
+                self._stages, self._intake.through_the_stages, batch, entry.state
             )
             entry.outcomes += outcomes
             entry.transitions += [t for outcome in outcomes for t in outcome.transitions]
             entry.next_offset = batch.last_offset + 1
             entry.received_s = monotonic_s()
         self._moved.set()
-        self._log_batch(batch, outcomes, monotonic_s() - started)
+        self._intake.log_batch(batch, outcomes, monotonic_s() - started)
         if entry.transitions or self.ledger.waiting >= self.settings.flush_rows:
             self._wake.set()
-
-    def _through_the_stages(self, batch: Batch, state: PartitionState) -> list[Outcome]:
-        contract = contract_of(state.domain)
-        named = prefixes(batch.values)
-        until = monotonic_s() + self.settings.retry_budget_s
-        while True:
-            try:
-                writers = self._writers.resolve(contract, named)
-                break
-            except RegistryAwayError as error:
-                if monotonic_s() > until:
-                    raise
-                self.log.warning("waiting for the schema registry", error=str(error))
-                sleep_s(1.0)
-        outcomes = run(batch, state, self.reference, writers)
-        ended = sum(len(o.events) + len(o.refused) for o in outcomes)
-        if ended != len(batch):
-            raise AccountingError(
-                f"{len(batch)} records of {batch.topic}/{batch.partition} from offset {batch.first_offset} "
-                f"became {ended} events and rejects"
-            )
-        return outcomes
-
-    def _log_batch(self, batch: Batch, outcomes: Sequence[Outcome], seconds: float) -> None:
-        if not self.settings.log_batches:
-            return
-        self.log.info(
-            "batch",
-            topic=batch.topic,
-            partition=batch.partition,
-            first_offset=batch.first_offset,
-            last_offset=batch.last_offset,
-            rows=len(batch),
-            bytes=sum(map(len, filter(None, batch.values))),
-            stored=sum(len(o.events) for o in outcomes),
-            rejected={reason: n for o in outcomes for reason, n in o.refused["reason"].value_counts().iter_rows()},
-            duration_ms=round(seconds * 1_000, 1),
-        )
 
     async def _notify(self, message: Any) -> None:
         batch: Batch = message.value
@@ -388,27 +344,6 @@ class Worker:
                 entry = self.ledger.hold(place, state)
                 entry.next_offset = entry.durable = entry.committed = offset
         return {}
-
-
-def limits(settings: Settings) -> Limits:
-    """The limits of the stages, in their units."""
-    return Limits(
-        clock=ClockLimits(
-            max_future_ms=round(settings.max_future_s * 1_000), max_age_ms=round(settings.max_age_days * 86_400_000)
-        ),
-        disorder_ms=round(settings.disorder_s * 1_000),
-        chunk_records=settings.chunk_records,
-        max_record_bytes=settings.max_record_bytes,
-    )
-
-
-def _unseen(batch: Batch, next_offset: int | None) -> Batch | None:
-    """The part of a batch that has not been processed yet."""
-    if next_offset is None or batch.first_offset >= next_offset:
-        return batch
-    if batch.last_offset < next_offset:
-        return None
-    return batch.part(int((batch.offsets < next_offset).sum()), len(batch))
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

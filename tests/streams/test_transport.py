@@ -31,6 +31,8 @@ FULL = 4
 class Keeper:
     """Wants batches of the city's topics."""
 
+    pause_s = 0.0
+
     async def drain(self) -> None:
         """Nothing is in flight."""
 

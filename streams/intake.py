@@ -1,0 +1,93 @@
+"""One batch through the stages, in a thread: resolve its writer schemas, run, and hold the account."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from processors.pipeline import Limits, Outcome, PartitionState, Reference, run
+from processors.validate import ClockLimits
+from schemas.contracts import contract_of
+from schemas.framing import prefixes
+from schemas.records import Batch
+from schemas.registry import RegistryAwayError, Writers
+from streams.clock import monotonic_s, sleep_s
+from streams.log import logger
+from streams.settings import Settings
+
+
+class AccountingError(RuntimeError):
+    """A batch whose records did not end as exactly one event or one reject each: a bug of ours, never data's fault."""
+
+
+class Intake:
+    """The blocking work between a fetched batch and its outcomes."""
+
+    def __init__(self, settings: Settings, reference: Reference) -> None:
+        self._settings = settings
+        self._reference = reference
+        self._writers = Writers(older=settings.older_schemas, registry_url=settings.schema_registry_url)
+        self._log = logger("intake")
+
+    def through_the_stages(self, batch: Batch, state: PartitionState) -> list[Outcome]:
+        """Take the batch through every stage. Changes `state`.
+
+        Raises RegistryAwayError when the registry stays away longer than the retry budget, and AccountingError.
+        """
+        contract = contract_of(state.domain)
+        named = prefixes(batch.values)
+        until = monotonic_s() + self._settings.retry_budget_s
+        while True:
+            try:
+                writers = self._writers.resolve(contract, named)
+                break
+            except RegistryAwayError as error:
+                if monotonic_s() > until:
+                    raise
+                self._log.warning("waiting for the schema registry", error=str(error))
+                sleep_s(1.0)
+        outcomes = run(batch, state, self._reference, writers)
+        ended = sum(len(o.events) + len(o.refused) for o in outcomes)
+        if ended != len(batch):
+            raise AccountingError(
+                f"{len(batch)} records of {batch.topic}/{batch.partition} from offset {batch.first_offset} "
+                f"became {ended} events and rejects"
+            )
+        return outcomes
+
+    def log_batch(self, batch: Batch, outcomes: Sequence[Outcome], seconds: float) -> None:
+        """One line about a batch that went through."""
+        if not self._settings.log_batches:
+            return
+        self._log.info(
+            "batch",
+            topic=batch.topic,
+            partition=batch.partition,
+            first_offset=batch.first_offset,
+            last_offset=batch.last_offset,
+            rows=len(batch),
+            bytes=sum(map(len, filter(None, batch.values))),
+            stored=sum(len(o.events) for o in outcomes),
+            rejected={reason: n for o in outcomes for reason, n in o.refused["reason"].value_counts().iter_rows()},
+            duration_ms=round(seconds * 1_000, 1),
+        )
+
+
+def limits(settings: Settings) -> Limits:
+    """The limits of the stages, in their units."""
+    return Limits(
+        clock=ClockLimits(
+            max_future_ms=round(settings.max_future_s * 1_000), max_age_ms=round(settings.max_age_days * 86_400_000)
+        ),
+        disorder_ms=round(settings.disorder_s * 1_000),
+        chunk_records=settings.chunk_records,
+        max_record_bytes=settings.max_record_bytes,
+    )
+
+
+def unseen(batch: Batch, next_offset: int | None) -> Batch | None:
+    """The part of a batch from `next_offset` on; None when there is none."""
+    if next_offset is None or batch.first_offset >= next_offset:
+        return batch
+    if batch.last_offset < next_offset:
+        return None
+    return batch.part(int((batch.offsets < next_offset).sum()), len(batch))
