@@ -44,7 +44,7 @@ setup: $(INSTALLED) ## make .venv from the lock (PYTHON=python3.13 chooses the P
 
 $(LOCKED):
 	@$(find_python); \
-	echo "Setting up $(VENV) with $$("$$python" --version): about 350 MB to download, once." >&2; \
+	echo "Setting up $(VENV) with $$("$$python" --version): once, 1.5 GB on disk; give it a minute or two." >&2; \
 	"$$python" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@

@@ -65,6 +65,7 @@ class Worker:
         self._arrived = {topic: asyncio.Event() for topic in RAW_TOPICS.values()}
         self._flushing = asyncio.Lock()
         self._in_flight = 0
+        self._draining = False
         self._ends: dict[Place, int] | None = None
         self._stop = asyncio.Event()
         self._versions = {j: t.version for j, t in territories.items()}
@@ -158,7 +159,8 @@ class Worker:
             self._moved.clear()
             await _wait(self._moved, _POLL_S)
         entry = self.ledger.get(Place(batch.topic, batch.partition))
-        if entry is None or self._stop.is_set() or message.generation_id != self.app.consumer_generation_id:
+        stale = self._draining or message.generation_id != self.app.consumer_generation_id
+        if entry is None or stale or self._stop.is_set():
             return
         entry.inbox.append(batch)
         self._arrived[batch.topic].set()
@@ -186,8 +188,10 @@ class Worker:
 
     async def _process(self, place: Place, entry: Entry) -> None:
         async with entry.lock:
+            if self._draining or self.ledger.get(place) is not entry:
+                return
             batch = entry.take(self.settings.batch_records)
-            if batch is None or self.ledger.get(place) is not entry:
+            if batch is None:
                 return
             batch_or_none = unseen(batch, entry.next_offset)
             if batch_or_none is None:
@@ -284,6 +288,8 @@ class Worker:
 
     async def _let_time_pass(self, entry: Entry, now_ms: int) -> None:
         async with entry.lock:
+            if self._draining:
+                return
             entry.transitions += await asyncio.get_running_loop().run_in_executor(
                 self._stages, advance, entry.state, now_ms, self.reference
             )
@@ -322,7 +328,11 @@ class Worker:
         return topic in _RAW or topic == ALERT_TOPIC
 
     async def drain(self) -> None:
-        """Make durable and commit what was begun, while the partitions are still ours."""
+        """Make durable and commit what was begun, while the partitions are still ours.
+
+        From here until partitions are assigned again nothing more is processed: it could be stored by two owners.
+        """
+        self._draining = True
         if self.failure is not None:
             return
         try:
@@ -343,6 +353,7 @@ class Worker:
                 state = new_state(place.topic, place.partition, domain_of(place.topic), self.reference)
                 entry = self.ledger.hold(place, state)
                 entry.next_offset = entry.durable = entry.committed = offset
+        self._draining = False
         return {}
 
 

@@ -61,7 +61,7 @@ def _screen(demo: Demo, rate: float) -> RenderableType:
     latency = tally.latency_ms()
     head = Text.assemble(
         ("vigie ", "bold"),
-        f"{demo.territory.name}   event time {instant(at):%a %H:%M}   ",
+        f"{demo.territory.name}   event time {instant(at):%a %H:%M} UTC   ",
         f"{rate:,.0f} records/s   lag {demo.lag:,}   visible after {latency['p50']:,.0f} ms (p50)",
     )
     flow = _table("stored by domain", "events")
@@ -104,12 +104,13 @@ def printed(account: Mapping[str, Any]) -> RenderableType:
     numbers.add_row("in windows", f"{account['window_events']:,}")
     numbers.add_row("events/s", f"{account['events_per_s']:,.0f}")
     latency = account["visible_latency_ms"]
-    numbers.add_row("visible, p50 / p99", f"{latency['p50']:,.0f} / {latency['p99']:,.0f} ms")
+    numbers.add_row("visible after, p50", f"{latency['p50']:,.0f} ms")
+    numbers.add_row("visible after, p99", f"{latency['p99']:,.0f} ms")
     numbers.add_row("memory, peak", f"{account['peak_rss_mib']:,.0f} MiB")
     alerts = _table("faults", "injected", "found", "false")
     for rule, count in account["alerts"].items():
         alerts.add_row(rule, *(f"{count[name]}" for name in ("injected", "found", "false")))
-    row = Table.grid(padding=(0, 4))
+    row = Table.grid(padding=(0, 2))
     row.add_row(numbers, alerts)
     title = f"{account['territory']}, seed {account['seed']}" + (", ended early" if account["interrupted"] else "")
     return Group(Text(title, style="bold"), row)

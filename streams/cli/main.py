@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Final
+
 import click
 
-import streams.settings  # noqa: F401 - first: it tells Polars how many threads it may have
-from streams.cli.check import check
-from streams.cli.demo import demo
-from streams.cli.init import init
-from streams.cli.simulate import simulate
-from streams.cli.territory import territory
-from streams.cli.worker import worker
+_COMMANDS: Final = ("check", "demo", "init", "simulate", "territory", "worker")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """Commands, each in the module of its name, imported when it is asked for.
+
+    Imports take most of a second. Here Ctrl-C during that second ends the command as quietly as later on.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        # First: it tells Polars how many threads it may have.
+        import_module("streams.settings")
+        command: click.Command = getattr(import_module(f"streams.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="vigie")
 def main() -> None:
     """Live supervision of public services: Kafka events in, zones, windows, anomalies and alerts out.
 
     Exit codes: 0 done, 1 something failed (the message says what to do), 2 wrong usage.
     """
-
-
-for command in (check, demo, init, simulate, territory, worker):
-    main.add_command(command)

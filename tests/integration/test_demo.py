@@ -85,7 +85,7 @@ def test_interrupted(tmp_path: Path) -> None:
     assert all(summary["alerts"][rule]["false"] == 0 for rule in THRESHOLD_RULES)
 
 
-@pytest.mark.parametrize("after_s", [0.3, 1.0, 1.5, 2.0, 2.5])
+@pytest.mark.parametrize("after_s", [0.3, 0.6, 1.0, 1.5, 2.5])
 def test_interrupted_while_starting(after_s: float, tmp_path: Path) -> None:
     """Ctrl-C before anything is published ends as cleanly: no traceback, nothing left running."""
     with Command("demo", "--for", "60s", "--rate", 100, folder=tmp_path) as demo:

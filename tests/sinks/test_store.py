@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -178,6 +179,15 @@ def test_an_older_version_written_later_loses(clickhouse: Sink) -> None:
     assert window_events(clickhouse) == 10
     clickhouse.client.command("OPTIMIZE TABLE window_rows FINAL")
     assert window_events(clickhouse) == 10
+
+
+def test_the_newest_version_counts_even_when_it_says_less(clickhouse: Sink) -> None:
+    """Newest is by offset and never the largest: a chunk that was built anew with fewer events is what it says now."""
+    before, after = (Ran([batch_of(events(count))], reference()) for count in (10, 3))
+    (old,), (new,) = before.taken, after.taken
+    write(before, clickhouse, windows=[replace(old, last_offset=20)])
+    write(after, clickhouse, windows=[replace(new, last_offset=30)])
+    assert window_events(clickhouse) == 3
 
 
 def test_the_view_is_the_stages_own_rows(clickhouse: Sink) -> None:
