@@ -51,7 +51,7 @@ $(LOCKED):
 
 $(INSTALLED): $(LOCKED)
 	@$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
-	@touch $@
+	@rm -f $(VENV)/.installed-* && touch $@
 
 demo: setup ## supervise a simulated city, all in one process; DEMO="--for 60s --seed 7 --summary out.json"
 	@$(BIN)/vigie demo $(DEMO)

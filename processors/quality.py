@@ -22,7 +22,7 @@ class Quality(IntEnum):
 def usable(contract: Contract, name: str) -> pl.Expr:
     """A measure, null where its own test failed. Needs the `failed` column that `validate` adds.
 
-    Bit i of `failed` belongs to the i-th field of `contract.metrics`. A reading that failed is stored and counted; it
+    Bit i of `failed` belongs to the i-th field of `contract.measures`. A reading that failed is stored and counted; it
     is never summed and never opens or clears an alert.
     """
     bit = failed_bit(contract, name)
@@ -30,5 +30,5 @@ def usable(contract: Contract, name: str) -> pl.Expr:
 
 
 def failed_bit(contract: Contract, name: str) -> int:
-    """The bit of `failed` that belongs to a metric of the contract. Raises ValueError for another field."""
-    return 1 << [f.name for f in contract.metrics].index(name)
+    """The bit of `failed` that belongs to a measure of the contract. Raises ValueError for another field."""
+    return 1 << [f.name for f in contract.measures].index(name)

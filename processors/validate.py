@@ -78,7 +78,7 @@ def _plan(contract: Contract, domain: Domain, jurisdictions: tuple[str, ...], li
     for number in range(len(refusals) - 1, -1, -1):
         code = pl.when(refusals[number][2]).then(number).otherwise(code)
     failed = pl.lit(0, dtype=pl.UInt64)
-    for f in contract.metrics:
+    for f in contract.measures:
         bad = ~pl.col(f.name).is_between(f.minimum, f.maximum)
         failed = failed | pl.when(bad).then(pl.lit(failed_bit(contract, f.name), dtype=pl.UInt64)).otherwise(0)
     finite = [f.name for f in contract.fields if f.dtype == pl.Float64()]
@@ -126,7 +126,7 @@ def _refusals(
 
 
 def _quality(contract: Contract, domain: Domain) -> pl.Expr:
-    measured = pl.any_horizontal(pl.col(f.name).is_not_null() for f in contract.metrics) if contract.metrics else False
+    measured = pl.any_horizontal(pl.col(f.name).is_not_null() for f in contract.measures) if contract.measures else False
     otherwise = Quality.UNKNOWN if _speaks_without_measures(domain) else Quality.MISSING
     return (
         pl.when(pl.col("failed") != 0)

@@ -87,8 +87,13 @@ class Contract:
         return next(f for f in self.fields if f.name == name)
 
     @property
+    def measures(self) -> tuple[Field, ...]:
+        """The fields that have a plausible range, positions apart: what quality tests look at."""
+        return tuple(f for f in self.fields if f.minimum is not None and f.name not in HEAD)
+
+    @property
     def metrics(self) -> tuple[Field, ...]:
-        """The fields that windows sum."""
+        """The measures that windows sum."""
         return tuple(f for f in self.fields if f.resolution is not None)
 
     def frame_schema(self) -> dict[str, pl.DataType]:

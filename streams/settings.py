@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     max_future_s: Seconds = Field(300.0, description="how far ahead of the broker's clock an event may be")
     max_age_days: float = Field(400.0, gt=0, description="how far behind the broker's clock an event may be")
     max_record_bytes: int = Field(1_048_576, ge=1, description="larger records are refused")
-    chunk_records: int = Field(65_536, ge=1, description="records of one unit of aggregation")
+    chunk_records: int = Field(65_536, ge=1, le=65_536, description="records of one unit of aggregation")
     idle_grace_s: Seconds = Field(
         5.0, description="how long a partition must be quiet before time passes without events"
     )
@@ -143,11 +143,16 @@ def _masked(name: str, value: Any) -> str:
 
 
 def without_password(url: str) -> str:
-    """A URL that may be shown."""
-    parts = urlsplit(url)
-    if not parts.password:
+    """A URL that may be shown: neither its password nor its query, which can hold one."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "********"
+    if not parts.password and not parts.query:
         return url
-    place = f"{parts.username}:********@{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    user = f"{parts.username}:********@" if parts.password else f"{parts.username}@" if parts.username else ""
+    place = f"{user}{parts.hostname or ''}{port}"
     return urlunsplit((parts.scheme, place, parts.path, "", ""))
 
 
@@ -157,7 +162,7 @@ def load(**fixed: Any) -> Settings:
     given = {**{name: value for name, value in in_file.items() if PREFIX + name.upper() not in os.environ}, **fixed}
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     outside = {FILE_VARIABLE, *(n for n in os.environ if n.startswith("VIGIE_REQUIRE_"))}
-    strange = sorted(n for n in os.environ if n.startswith(PREFIX) and n not in known | outside)
+    strange = sorted(n for n in os.environ if n.upper().startswith(PREFIX) and n.upper() not in known | outside)
     if strange:
         raise SettingsError(
             "\n".join(f"{name} is no setting; `vigie check --print` shows those there are" for name in strange)

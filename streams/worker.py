@@ -353,6 +353,7 @@ class Worker:
                 state = new_state(place.topic, place.partition, domain_of(place.topic), self.reference)
                 entry = self.ledger.hold(place, state)
                 entry.next_offset = entry.durable = entry.committed = offset
+                entry.received_s = monotonic_s()
         self._draining = False
         return {}
 

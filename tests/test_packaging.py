@@ -22,6 +22,7 @@ from packaging.version import Version
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _PACKAGES: Final = ("schemas", "processors", "sinks", "streams")
+_NOT_SHIPPED: Final = ("benchmarks", "deploy", "tests")
 _PROJECT: Final[dict[str, Any]] = tomllib.loads((_ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 _RUN_LOCK: Final = _ROOT / "requirements.lock"
 _DEV_LOCK: Final = _ROOT / "requirements-dev.lock"
@@ -34,8 +35,8 @@ _DEV_LOCK: Final = _ROOT / "requirements-dev.lock"
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, unpacked. It is built from a copy, because a build leaves files in the folder it builds from."""
     source, built, unpacked = (tmp_path_factory.mktemp(name) for name in ("source", "built", "unpacked"))
-    for package in _PACKAGES:
-        shutil.copytree(_ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in (*_PACKAGES, *_NOT_SHIPPED):
+        shutil.copytree(_ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(_ROOT / name, source)
     # Without isolation nothing is fetched: the build backend is in the lock.

@@ -132,6 +132,8 @@ def check_layers(value: Any) -> list[str]:
     """What is wrong with a list of layer names."""
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
         return ["layers must be a list of layer names"]
+    if not value:
+        return ["layers is empty: name at least one, windows are kept per zone of a layer"]
     problems = [
         f"layers: {v!r} must be lower-case letters, digits and _, at most 40" for v in value if not _LAYER.fullmatch(v)
     ]

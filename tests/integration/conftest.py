@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from processors.territory import Territory
-from streams.territory.files import write
+from streams.territory.files import versioned, write
 from streams.territory.synth import synthesize
+from tests.support.city import city
 from tests.support.kafka import Kafka, kafka_available, real_kafka
 
 
@@ -37,4 +38,12 @@ def synthetic_folder(synthetic_city: Territory, tmp_path_factory: pytest.TempPat
     """The folder of the city that ships."""
     folder = tmp_path_factory.mktemp("territory") / "synthetic"
     write(synthetic_city, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the small city of the tests (`tests.support.city`)."""
+    folder = tmp_path_factory.mktemp("territory") / "small"
+    write(versioned(city()), folder)
     return folder

@@ -237,15 +237,22 @@ def test_one_failed_measure_does_not_spoil_the_others_of_its_row() -> None:
     assert measured.row(0) == (0.5, None, None)
 
 
-def test_bits_belong_to_metrics_in_contract_order() -> None:
-    """The bit of a metric is its place among the metrics, as the DDL says; what is not summed has none."""
+def test_bits_belong_to_measures_in_contract_order() -> None:
+    """The bit of a measure is its place among the measures, as the DDL says, summed or not; a text has none."""
     for domain in DOMAINS:
         contract = contract_of(domain)
-        count = len(contract.metrics)
-        assert [failed_bit(contract, f.name) for f in contract.metrics] == [1 << i for i in range(count)]
+        count = len(contract.measures)
+        assert [failed_bit(contract, f.name) for f in contract.measures] == [1 << i for i in range(count)]
+        assert set(contract.metrics) <= set(contract.measures)
         assert count <= 64
-    with pytest.raises(ValueError, match="distance_mm"):
-        failed_bit(contract_of("sensor"), "distance_mm")
+    with pytest.raises(ValueError, match="asset_id"):
+        failed_bit(contract_of("sensor"), "asset_id")
+
+
+def test_a_measure_that_is_not_summed_is_judged_too() -> None:
+    """A drop-off point that sends only a raw distance is GOOD, and FAIL when the distance cannot be."""
+    assert quality_of(fill_level=None, distance_mm=800.0) == Quality.GOOD
+    assert quality_of(fill_level=None, distance_mm=65_535.0) == Quality.FAIL
 
 
 def test_quality_of_rows_without_a_measure() -> None:
