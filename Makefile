@@ -32,7 +32,8 @@ for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.14 python3.13 python
 done; \
 if [ -z "$$python" ]; then \
   echo 'vigie needs Python 3.11 to 3.14 with venv and pip, and $(or $(PYTHON),python3) is not one.' >&2; \
-  echo 'Install it (Debian and Ubuntu: apt install python3 python3-venv) or name it: make setup PYTHON=/path/to/python3' >&2; \
+  echo 'Install it (Debian and Ubuntu: apt install python3 python3-venv)' >&2; \
+  echo 'or name it: make setup PYTHON=/path/to/python3' >&2; \
   exit 1; \
 fi
 endef
@@ -68,7 +69,8 @@ bench: setup ## measure against plain Faust on real Kafka (Java 17, Maven); QUIC
 	@$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) $(BENCH)
 
 COMPILE = $(UV_VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
-  --no-emit-index-url --no-strip-extras --annotation-style line --custom-compile-command 'make lock' $(LOCK) pyproject.toml
+  --no-emit-index-url --no-strip-extras --annotation-style line --custom-compile-command 'make lock' \
+  $(LOCK) pyproject.toml
 
 lock: ## write the locks after pyproject.toml changed, other pins kept; LOCK=--upgrade takes the newest of everything
 	@[ -x $(UV_VENV)/bin/uv ] || { $(find_python); \

@@ -16,6 +16,8 @@ from schemas.framing import CONFLUENT, single_object_prefix
 from schemas.writers import IncompatibleSchemaError, Writer, own_writer, writer
 
 _NOT_FOUND: Final = 404
+#: Callers try again themselves, and say so while they wait; a registry that hangs is one that is away.
+_CLIENT: Final = {"max.retries": 0, "timeout": 10}
 
 
 class RegistryAwayError(RuntimeError):
@@ -33,7 +35,7 @@ class Writers:
         """`older`: Avro schema files of vendors' earlier versions, known by fingerprint. Raises ValueError for a bad
         one."""
         self._older = [_read(path) for path in older]
-        self._registry = SchemaRegistryClient({"url": registry_url}) if registry_url else None
+        self._registry = SchemaRegistryClient({"url": registry_url, **_CLIENT}) if registry_url else None
         self._found: dict[tuple[str, bytes], Writer | None] = {}
         self._lock = threading.Lock()
 

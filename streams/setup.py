@@ -59,8 +59,10 @@ def sink(settings: Settings, say: Say) -> Sink:
 
 def kafka(settings: Settings, say: Say) -> set[str]:
     """The topics of the broker, waited for. Raises BrokerError."""
+    # librdkafka asks again by itself for as long as it may, and says nothing meanwhile.
+    once_s = min(5.0, settings.start_timeout_s / 3)
     found: set[str] = broker.wait_for(
-        "Kafka", lambda: broker.reach(settings, 5.0), (BrokerError,), timeout_s=settings.start_timeout_s, say=say
+        "Kafka", lambda: broker.reach(settings, once_s), (BrokerError,), timeout_s=settings.start_timeout_s, say=say
     )
     return found
 

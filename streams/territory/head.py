@@ -132,8 +132,6 @@ def check_layers(value: Any) -> list[str]:
     """What is wrong with a list of layer names."""
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
         return ["layers must be a list of layer names"]
-    if not value:
-        return ["layers is empty: name at least one, windows are kept per zone of a layer"]
     problems = [
         f"layers: {v!r} must be lower-case letters, digits and _, at most 40" for v in value if not _LAYER.fullmatch(v)
     ]
@@ -211,6 +209,7 @@ def read_head(content: bytes, file: str) -> tuple[Head, list[str]]:
         None if zone else f"timezone {raw.get('timezone')!r} is unknown: give an IANA name such as Europe/Paris",
         bad_area,
         *check_layers(named),
+        None if named else "layers is empty: name at least one, because windows are kept per zone of a layer",
         None if isinstance(raw.get("receivers", {}), Mapping | list) else "receivers must be a mapping or a list",
     ]
     problems = [f"{file}: {key} is not a key of this file{near(key, _KEYS)}" for key in raw if key not in _KEYS]

@@ -98,54 +98,20 @@ def test_kafka_away_at_start(synthetic_folder: Path, tmp_path: Path) -> None:
         failed(worker.wait(30), settings["kafka_bootstrap"], "VIGIE_KAFKA_BOOTSTRAP")
 
 
-def test_kafka_comes_after_a_while(synthetic_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.kafka
+def test_kafka_comes_after_a_while(kafka: Kafka, synthetic_folder: Path, tmp_path: Path) -> None:
     """A broker that answers within the time given is waited for: the worker then goes on by itself."""
-    address = nobody()
     settings = {
-        "kafka_bootstrap": address,
+        "kafka_bootstrap": kafka.bootstrap,
         "clickhouse_url": f"chdb://{tmp_path / 'clickhouse'}",
         "territories": synthetic_folder,
-        "start_timeout_s": 60,
     }
-    with broker_in_process() as bootstrap, Command("worker", folder=tmp_path, settings=settings) as worker:
+    succeeded(vigie("init", folder=tmp_path, settings=settings))
+    kafka.kill()
+    with Command("worker", "--until-caught-up", folder=tmp_path, settings=settings) as worker:
         worker.wait_for_text("waiting for Kafka")
-        # The in-process broker chooses its port, so another that leads to it is opened.
-        with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))) as server:
-            stop = threading.Event()
-            relay = threading.Thread(target=_relay, args=(server, bootstrap, stop))
-            relay.start()
-            worker.wait_for(lambda: (tmp_path / "clickhouse").exists(), "it went on to ClickHouse")
-            worker.interrupt(signal.SIGTERM)
-            done = worker.wait(60)
-            stop.set()
-            relay.join()
-    assert "Traceback" not in done.text
-
-
-def _relay(server: socket.socket, bootstrap: str, stop: threading.Event) -> None:
-    """Hand bytes on between whoever connects and the broker, until `stop`."""
-    import selectors
-
-    host, _, port = bootstrap.rpartition(":")
-    selector = selectors.DefaultSelector()
-    selector.register(server, selectors.EVENT_READ)
-    with selector:
-        while not stop.is_set():
-            for key, _ in selector.select(0.1):
-                source = key.fileobj
-                assert isinstance(source, socket.socket)
-                if source is server:
-                    client, _ = server.accept()
-                    broker = socket.create_connection((host, int(port)))
-                    selector.register(client, selectors.EVENT_READ, broker)
-                    selector.register(broker, selectors.EVENT_READ, client)
-                    continue
-                data = source.recv(65_536)
-                if data:
-                    key.data.sendall(data)
-                else:
-                    selector.unregister(source)
-                    source.close()
+        kafka.restart()
+        assert succeeded(worker.wait())
 
 
 def test_clickhouse_away_at_start(synthetic_folder: Path, tmp_path: Path) -> None:

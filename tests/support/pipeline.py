@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka.admin import AdminClient
 
@@ -37,6 +37,9 @@ GROUP: Final = "vigie"
 #: Beyond this a command of these tests hangs.
 _PATIENCE_S: Final = 120.0
 _POLL_S: Final = 0.05
+_STARTING: Final = (
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR,
+)  # fmt: skip
 
 
 def environment(settings: Mapping[str, object]) -> dict[str, str]:
@@ -220,8 +223,17 @@ def end_offsets(bootstrap: str) -> dict[tuple[str, int], int]:
 def committed_offsets(bootstrap: str, group: str = GROUP) -> dict[tuple[str, int], int]:
     """What the group has committed on the raw topics: the next offset to read, above zero."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    (answer,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
-    found = answer.result(timeout=30).topic_partitions
+    until = time.monotonic() + 30
+    while True:
+        (answer,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
+        try:
+            found = answer.result(timeout=30).topic_partitions
+            break
+        except KafkaException as error:
+            # A broker that has just started looks for its offsets first.
+            if error.args[0].code() not in _STARTING or time.monotonic() > until:
+                raise
+            time.sleep(_POLL_S)
     return {(p.topic, p.partition): p.offset for p in found if p.topic in RAW_TOPICS.values() and p.offset > 0}
 
 
