@@ -126,7 +126,9 @@ def _refusals(
 
 
 def _quality(contract: Contract, domain: Domain) -> pl.Expr:
-    measured = pl.any_horizontal(pl.col(f.name).is_not_null() for f in contract.measures) if contract.measures else False
+    measured = (
+        pl.any_horizontal(pl.col(f.name).is_not_null() for f in contract.measures) if contract.measures else False
+    )
     otherwise = Quality.UNKNOWN if _speaks_without_measures(domain) else Quality.MISSING
     return (
         pl.when(pl.col("failed") != 0)

@@ -31,6 +31,8 @@ _SETTINGS: Final[dict[str, Any]] = {
 
 #: ClickHouse's own numbers of what passes by itself.
 _PASSING: Final = frozenset({159, 202, 203, 209, 210, 241, 242, 252, 319, 999})
+#: ClickHouse's own number of a disk that is full.
+_FULL: Final = frozenset({243})
 #: What stands before ClickHouse and cannot reach it says so in HTTP alone, without a number of ClickHouse's.
 _PASSING_HTTP: Final = re.compile(r"HTTP status (?:429|5\d\d)")
 
@@ -114,7 +116,8 @@ def _sink_error(doing: str, error: ClickHouseError) -> SinkError:
     away = isinstance(error, OperationalError) or _PASSING_HTTP.search(first_line) is not None
     if code in _PASSING or (code is None and away):
         return SinkAwayError(f"ClickHouse is away while {doing}: {first_line}")
-    return SinkError(f"ClickHouse refused {doing}: {first_line}")
+    hint = "; free some space and start again" if code in _FULL or "No space left on device" in first_line else ""
+    return SinkError(f"ClickHouse refused {doing}: {first_line}{hint}")
 
 
 def connect(url: str, *, retry_budget_s: float = 60.0, on_retry: Callable[[str], None] = lambda message: None) -> Sink:

@@ -182,7 +182,7 @@ class Worker:
                 await asyncio.sleep(self.settings.linger_s)
             arrived.clear()
             for place, entry in entries:
-                await self._process(place, entry)
+                await _whole(self._process(place, entry))
                 if entry.inbox:
                     arrived.set()
 
@@ -274,7 +274,7 @@ class Worker:
                 await asyncio.sleep(_URGENT_S)
             self._wake.clear()
             if self.ledger.dirty:
-                await self.flush()
+                await _whole(self.flush())
 
     async def _idle_loop(self) -> None:
         while True:
@@ -284,7 +284,7 @@ class Worker:
                 if monotonic_s() - entry.received_s >= self.settings.idle_grace_s and self._read_to_its_end(
                     place, entry
                 ):
-                    await self._let_time_pass(entry, now_ms)
+                    await _whole(self._let_time_pass(entry, now_ms))
 
     async def _let_time_pass(self, entry: Entry, now_ms: int) -> None:
         async with entry.lock:
@@ -306,15 +306,16 @@ class Worker:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.settings.zone_watch_interval_s)
-            if self.app.rebalancing or not self.app.is_leader():
-                continue
-            topic = RAW_TOPICS["report"]
-            partitions = self.app.consumer.topic_partitions(topic) or 0
-            transitions, records = await asyncio.get_running_loop().run_in_executor(
-                self._blocking, self._zone_watch.look, partitions
-            )
-            await self._produce(records)
-            self.tally.transitions.update((t.alertname, t.state) for t in transitions)
+            if not self.app.rebalancing and self.app.is_leader():
+                await _whole(self._look_at_zones())
+
+    async def _look_at_zones(self) -> None:
+        partitions = self.app.consumer.topic_partitions(RAW_TOPICS["report"]) or 0
+        transitions, records = await asyncio.get_running_loop().run_in_executor(
+            self._blocking, self._zone_watch.look, partitions
+        )
+        await self._produce(records)
+        self.tally.transitions.update((t.alertname, t.state) for t in transitions)
 
     # -- what the transport asks (streams.transport.Keeper) -----------------------------------------------------------
 
@@ -356,6 +357,19 @@ class Worker:
                 entry.received_s = monotonic_s()
         self._draining = False
         return {}
+
+
+async def _whole(work: Coroutine[Any, Any, None]) -> None:
+    """Do it to its end even when the loop around it is cancelled meanwhile.
+
+    Half a batch or half a flush would leave state that counts records which are neither stored nor read again.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

@@ -81,9 +81,7 @@ def simulated(
     territory: Territory | None = None, *, seed: int = 7, start: datetime = START, span: timedelta = DAY,
     events: int = 30_000,
 ) -> Simulation:  # fmt: skip
-    return simulate(
-        territory or town(), seed=seed, start=start, end=start + span, events=events, wall_now=lambda: NOW
-    )
+    return simulate(territory or town(), seed=seed, start=start, end=start + span, events=events, wall_now=lambda: NOW)
 
 
 @dataclass
