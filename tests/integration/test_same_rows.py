@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 from confluent_kafka import Message as KafkaMessage
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from processors.territory import Territory
 from schemas.contracts import DOMAINS, RAW_TOPICS
@@ -40,14 +40,14 @@ _SETTINGS: Final = {"idle_grace_s": 600, "zone_watch_interval_s": 600, "log_batc
 _PLACE: Final = "topic, partition, offset"
 #: What is stored, in an order that everything has; `received_at` is the broker's own.
 _TABLES: Final = {
-    **{f"events_{domain}": f"SELECT * EXCEPT (received_at) FROM events_{domain} ORDER BY {_PLACE}" for domain in DOMAINS},
+    **{f"events_{d}": f"SELECT * EXCEPT (received_at) FROM events_{d} ORDER BY {_PLACE}" for d in DOMAINS},
     "windows": "SELECT * FROM windows ORDER BY ALL",
     "window_rows": "SELECT * EXCEPT (version) FROM window_rows FINAL ORDER BY ALL",
-    "asset_state": "SELECT * EXCEPT (received_at) FROM asset_state FINAL ORDER BY jurisdiction_id, domain, asset_id, kind",
+    "asset_state": "SELECT * EXCEPT (received_at) FROM asset_state FINAL ORDER BY ALL",
     "rejects": f"SELECT * EXCEPT (received_at) FROM rejects ORDER BY {_PLACE}",
     "alert_transitions": "SELECT * FROM alert_transitions ORDER BY fingerprint, starts_at, sequence, transition_id",
-    "snapshots": "SELECT topic, partition, last_offset, watermark, code_version FROM snapshots FINAL ORDER BY topic, partition",
-}  # fmt: skip
+    "snapshots": "SELECT * EXCEPT (taken_at) FROM snapshots FINAL ORDER BY topic, partition",
+}
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ def work(bootstrap: str, territory: Path, folder: Path) -> dict[str, list[tuple[
 
 
 @pytest.fixture
-def on_kafka(
-    kafka: Kafka, simulated: tuple[list[Record], Truth], synthetic_folder: Path, tmp_path: Path
-) -> Ran:
+def on_kafka(kafka: Kafka, simulated: tuple[list[Record], Truth], synthetic_folder: Path, tmp_path: Path) -> Ran:
     records, _ = simulated
     settings = {"kafka_bootstrap": kafka.bootstrap, "clickhouse_url": f"chdb://{tmp_path / 'kafka' / 'clickhouse'}"}
     first = succeeded(vigie("init", folder=tmp_path / "init", settings=settings))
@@ -149,8 +147,8 @@ def assert_dead_letters(ran: Ran) -> None:
     rejects = {tuple(row[:3]): row[3:] for row in ran.tables["rejects"]}
     seen = set()
     for letter in ran.letters:
-        headers = dict(letter.headers() or ())
-        connect = {name.removeprefix("__connect.errors."): (value or b"").decode() for name, value in headers.items()}
+        headers: dict[str, Any] = dict(letter.headers() or ())
+        connect = {name.removeprefix("__connect.errors."): str(value, "utf-8") for name, value in headers.items()}
         place = (connect["topic"], int(connect["partition"]), int(connect["offset"]))
         seen.add(place)
         original = originals[place]

@@ -78,7 +78,8 @@ def test_full_and_emptied(kafka: Kafka, small_folder: Path, tmp_path: Path) -> N
     failed, firing, resolved, again = (opened(request) for request in requests)
     assert requests[0].headers["webhook-id"] == requests[1].headers["webhook-id"]
     assert len({request.headers["webhook-id"] for request in requests}) == 3
-    assert [alert["status"] for alert in (failed, firing, resolved, again)] == ["firing", "firing", "resolved", "firing"]
+    told = [alert["status"] for alert in (failed, firing, resolved, again)]
+    assert told == ["firing", "firing", "resolved", "firing"]
     assert firing["labels"]["alertname"] == "bin_full"
     assert firing["labels"]["asset_id"] == "bin-00017"
     assert firing["fingerprint"] == resolved["fingerprint"] == again["fingerprint"]

@@ -47,8 +47,6 @@ def earlier_schema() -> Mapping[str, Any]:
 
 
 def written_with(schema: Mapping[str, Any], value: Mapping[str, Any], prefix: bytes) -> bytes:
-    import io
-
     out = io.BytesIO(prefix)
     out.seek(0, io.SEEK_END)
     fastavro.schemaless_writer(out, fastavro.parse_schema(dict(schema)), dict(value))

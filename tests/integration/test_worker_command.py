@@ -95,7 +95,7 @@ def test_kafka_away_at_start(synthetic_folder: Path, tmp_path: Path) -> None:
     }
     with Command("worker", folder=tmp_path, settings=settings) as worker:
         worker.wait_for_text("waiting for Kafka")
-        failed(worker.wait(30), settings["kafka_bootstrap"], "VIGIE_KAFKA_BOOTSTRAP")
+        failed(worker.wait(30), str(settings["kafka_bootstrap"]), "VIGIE_KAFKA_BOOTSTRAP")
 
 
 @pytest.mark.kafka
@@ -150,9 +150,7 @@ def test_stopped_and_started_again(
 ) -> None:
     """SIGTERM finishes what is begun and ends with exit code 0; the next start loses nothing and doubles nothing."""
     now = datetime.now(UTC)
-    city = simulate(
-        synthetic_city, seed=5, start=now - timedelta(days=1), end=now, events=30_000, wall_now=lambda: now
-    )
+    city = simulate(synthetic_city, seed=5, start=now - timedelta(days=1), end=now, events=30_000, wall_now=lambda: now)
     records = list(city.records())
     directory = tmp_path / "clickhouse"
     settings = {

@@ -64,7 +64,7 @@ class Done:
 class Command:
     """`vigie ARGUMENTS` under way; a context manager that leaves no process behind.
 
-    `settings` are VIGIE_ variables by lower-case name. Its output goes to files in `folder`.
+    `settings` are VIGIE_ variables by lower-case name. Its output and its temporary files go to `folder`.
     """
 
     def __init__(
@@ -76,15 +76,15 @@ class Command:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._out, self._err = folder / "stdout.txt", folder / "stderr.txt"
-        # Columns wide enough that no message is folded.
-        wide = environment(settings or {}) | {"COLUMNS": "500"}
+        # Columns wide enough that no message is folded; what it leaves behind can be seen.
+        ours = environment(settings or {}) | {"COLUMNS": "500", "TMPDIR": str(folder)}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [str(VIGIE), *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=wide,
+                env=ours,
                 cwd=folder,
                 preexec_fn=prepare,
             )
