@@ -18,6 +18,7 @@ from sinks.clickhouse import Sink
 from streams import setup
 from streams.broker import in_process_broker
 from streams.clock import ScaledClock, instant, monotonic_s, utc_now
+from streams.interrupt import undisturbed
 from streams.settings import Settings, load
 from streams.simulation.city import Simulation, simulate
 from streams.simulation.publish import publish
@@ -82,10 +83,11 @@ class Demo:
             bootstrap = stack.enter_context(in_process_broker())
             folder = self._folder(stack)
             settings = self._settings(bootstrap, folder)
-            sink = setup.sink(settings, self.say)
-            stack.callback(sink.close)
-            setup.tables(sink)
-            setup.publish_territories({self.territory.jurisdiction_id: self.territory}, sink)
+            with undisturbed():
+                sink = setup.sink(settings, self.say)
+                stack.callback(sink.close)
+                setup.tables(sink)
+                setup.publish_territories({self.territory.jurisdiction_id: self.territory}, sink)
             simulation = asyncio.run(self._live(settings, sink, show))
             summary = summarize(sink, self.territory.layers[0], simulation.truth, self.worker.tally)
             summary |= {"interrupted": self.interrupted, "seed": self.plan.seed, "territory": self.territory.name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from sinks.clickhouse import Sink, SinkAwayError, connect, migrate
 from streams import broker
 from streams.broker import BrokerError
 from streams.clock import utc_now
+from streams.interrupt import undisturbed
 from streams.settings import Settings
 from streams.territory.files import load
 
@@ -47,9 +49,15 @@ def territories(settings: Settings, say: Say) -> dict[str, Territory]:
 def sink(settings: Settings, say: Say) -> Sink:
     """A connection to ClickHouse, waited for. Raises SinkError."""
     url = settings.clickhouse_url.get_secret_value()
+
+    def connected() -> Sink:
+        # Opening the embedded engine takes an instant; waiting for a server does not, and Ctrl-C must end it.
+        with undisturbed() if url.startswith("chdb:") else nullcontext():
+            return connect(url, retry_budget_s=settings.retry_budget_s, on_retry=say)
+
     found: Sink = broker.wait_for(
         "ClickHouse",
-        lambda: connect(url, retry_budget_s=settings.retry_budget_s, on_retry=say),
+        connected,
         (SinkAwayError,),
         timeout_s=settings.start_timeout_s,
         say=say,

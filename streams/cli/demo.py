@@ -13,6 +13,7 @@ from streams.cli import options
 from streams.cli.errors import Failure, say, told
 from streams.cli.live import Live, printed
 from streams.demo import Demo, Plan
+from streams.interrupt import undisturbed
 from streams.log import configure
 from streams.summary import faults_of
 from streams.territory.files import load
@@ -50,12 +51,10 @@ def demo(
     tune()
     with told():
         plan = Plan(options.seconds_of(span), seed, rate, speed, data_dir, keep)
-        if territory is None:
-            place = synthesize()
-        else:
-            place, repaired = load(territory)
-            for line in repaired:
-                say(line)
+        with undisturbed():
+            place, repaired = (synthesize(), ()) if territory is None else load(territory)
+        for line in repaired:
+            say(line)
         console = Console()
         with Live(console) as live:
             account = Demo(plan, place, live.say).run(live.show)

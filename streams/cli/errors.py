@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import IO, Any
 
 import click
@@ -39,14 +37,6 @@ class Failure(click.ClickException):
 @contextmanager
 def told() -> Iterator[None]:
     """Tell what is known to go wrong in words. Other exceptions are bugs of ours and say so."""
-    interrupts: list[int] = []
-
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        # A library that is interrupted while it is imported may say instead that it is not installed.
-        interrupts.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupted)
     try:
         yield
     except SettingsError as error:
@@ -63,13 +53,9 @@ def told() -> Iterator[None]:
     except KeyboardInterrupt:
         raise Failure("interrupted") from None
     except Exception as error:
-        if interrupts:
-            raise Failure("interrupted") from None
         raise Failure(
             f"this is a bug of vigie, please report it: {type(error).__name__}: {error} ({_where(error)})"
         ) from error
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _where(error: BaseException) -> str:

@@ -7,6 +7,8 @@ from typing import Final
 
 import click
 
+from streams.interrupt import undisturbed
+
 _COMMANDS: Final = ("check", "demo", "init", "simulate", "territory", "worker")
 
 
@@ -22,9 +24,10 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        # First: it tells Polars how many threads it may have.
-        import_module("streams.settings")
-        command: click.Command = getattr(import_module(f"streams.cli.{cmd_name}"), cmd_name)
+        with undisturbed():
+            # First: it tells Polars how many threads it may have.
+            import_module("streams.settings")
+            command: click.Command = getattr(import_module(f"streams.cli.{cmd_name}"), cmd_name)
         return command
 
 

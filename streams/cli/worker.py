@@ -15,6 +15,7 @@ from sinks.clickhouse import Sink
 from streams import broker, setup
 from streams.cli.errors import say, settings, told
 from streams.clock import WallClock
+from streams.interrupt import undisturbed
 from streams.log import configure
 from streams.settings import Settings
 from streams.summary import window_events
@@ -34,7 +35,8 @@ def worker(until_caught_up: bool, summary: Path | None, verbose: bool) -> None:
     tune()
     with told():
         chosen = settings()
-        territories = setup.territories(chosen, say)
+        with undisturbed():
+            territories = setup.territories(chosen, say)
         there = setup.kafka(chosen, say)
         if missing := setup.missing_topics(chosen, there):
             raise setup.SetupError(f"Kafka has no topic {', '.join(missing)}: run `vigie init` first")
