@@ -30,7 +30,7 @@ from streams.log import logger
 from streams.notify import Notifier
 from streams.settings import Settings
 from streams.tally import Tally
-from streams.zone_watch import ZoneWatch
+from streams.zone_watch import STEP_MS, ZoneWatch
 
 _POLL_S: Final = 0.1
 #: What may be in memory before fetching stops: flushes' worth of rows, and batches' worth of records.
@@ -140,7 +140,7 @@ class Worker:
         """Whether every partition has passed that event time, and the zones have been looked at since."""
         mark = event_ms - self.reference.limits.disorder_ms
         passed = all(entry.state.watermark_ms >= mark and not entry.dirty for _, entry in self.ledger)
-        return passed and self._zone_watch.looked_up_to_ms >= mark - mark % 60_000
+        return passed and self._zone_watch.looked_up_to_ms >= mark - mark % STEP_MS
 
     async def _guarded(self, loop: Coroutine[Any, Any, None]) -> None:
         try:

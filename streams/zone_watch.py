@@ -16,7 +16,10 @@ from sinks.store import store_alerts
 from streams.clock import Clock
 from streams.flush import Message, alert_message
 
-_MINUTE_MS: Final = 60_000
+#: Zones are evaluated at every multiple of this event time, whenever the leader gets to it.
+STEP_MS: Final = 600_000
+#: Six hours: twice the usual window of the rule.
+_MOST_STEPS: Final = 36
 
 _COMPLETE: Final = """
 SELECT count() AS partitions, toUnixTimestamp64Milli(min(mark)) AS watermark
@@ -51,27 +54,37 @@ class ZoneWatch:
         known, watermark_ms = self._sink.rows(_COMPLETE, {"topic": RAW_TOPICS["report"]})[0]
         if not partitions or known < partitions or watermark_ms <= 0:
             return [], []
-        end_ms = watermark_ms - watermark_ms % _MINUTE_MS
-        self.looked_up_to_ms = end_ms
+        ends = self._ends(watermark_ms)
+        if not ends:
+            return [], []
         made = [
             transition
             for jurisdiction, territory in self._territories.items()
             if territory.rules.report_hot_spot is not None
-            for transition in self._look_at(jurisdiction, territory, territory.rules.report_hot_spot, end_ms)
+            for transition in self._look_at(jurisdiction, territory, territory.rules.report_hot_spot, ends)
         ]
         records = [to_record(transition) for transition in made]
         if records:
             store_alerts(records, self._sink)
+        self.looked_up_to_ms = ends[-1]
         return made, [alert_message(record) for record in records]
 
-    def _look_at(self, jurisdiction: str, territory: Territory, rule: ReportHotSpot, end_ms: int) -> list[Transition]:
+    def _ends(self, watermark_ms: int) -> range:
+        """The instants to evaluate at: every step of event time since the last look, so that what is found does not
+        depend on how often somebody looks. The first look is at the newest step only, and of a long gap only the last
+        hours are evaluated: what was hot before is nobody's alert any more."""
+        newest = watermark_ms - watermark_ms % STEP_MS
+        first = self.looked_up_to_ms + STEP_MS if self.looked_up_to_ms else newest
+        return range(max(first, newest - (_MOST_STEPS - 1) * STEP_MS), newest + 1, STEP_MS)
+
+    def _look_at(self, jurisdiction: str, territory: Territory, rule: ReportHotSpot, ends: range) -> list[Transition]:
         layer = rule.layer or next(iter(territory.layers), None)
         if layer is None:
             return []
-        start_s = (end_ms - round((rule.history_s + rule.window_s) * 1_000)) // 1_000
+        start_s = (ends[0] - round((rule.history_s + rule.window_s) * 1_000)) // 1_000
         windows = self._sink.rows(
             _RECEIVED,
-            {"jurisdiction": jurisdiction, "layer": layer, "start_s": start_s, "end_s": end_ms // 1_000},
+            {"jurisdiction": jurisdiction, "layer": layer, "start_s": start_s, "end_s": ends[-1] // 1_000},
         )
         frame = pl.DataFrame(
             windows,
@@ -79,6 +92,9 @@ class ZoneWatch:
             orient="row",
         ).with_columns((pl.col("start_s") * 1_000).cast(pl.Datetime("ms", "UTC")).alias("window_start"))
         book = self._books[jurisdiction]
-        raised = book.raised("report_hot_spot", jurisdiction)
-        findings = hot_spots(frame, rule, jurisdiction, end_ms, layer=layer, raised=raised)
-        return book.step(findings, end_ms)
+        made = []
+        for end_ms in ends:
+            raised = book.raised("report_hot_spot", jurisdiction)
+            findings = hot_spots(frame, rule, jurisdiction, end_ms, layer=layer, raised=raised)
+            made += book.step(findings, end_ms)
+        return made
