@@ -59,7 +59,7 @@ class Worker:
         self._stages = ThreadPoolExecutor(threads, "stages")
         self._blocking = ThreadPoolExecutor(1, "sink")
         self._notifier = Notifier(settings, clock, self.tally)
-        self._zone_watch = ZoneWatch(territories, sink, clock)
+        self._zone_watch = ZoneWatch(territories, sink)
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
         self._arrived = {topic: asyncio.Event() for topic in RAW_TOPICS.values()}

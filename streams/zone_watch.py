@@ -13,7 +13,6 @@ from processors.territory import ReportHotSpot, Territory
 from schemas.contracts import RAW_TOPICS
 from sinks.clickhouse import Sink
 from sinks.store import store_alerts
-from streams.clock import Clock
 from streams.flush import Message, alert_message
 
 #: Zones are evaluated at every multiple of this event time, whenever the leader gets to it.
@@ -39,10 +38,9 @@ WHERE jurisdiction_id = {jurisdiction:String} AND layer = {layer:String} AND end
 class ZoneWatch:
     """Looks for hot spots of citizen reports in every territory. Its alerts are remembered by this process only."""
 
-    def __init__(self, territories: Mapping[str, Territory], sink: Sink, clock: Clock) -> None:
+    def __init__(self, territories: Mapping[str, Territory], sink: Sink) -> None:
         self._territories = territories
         self._sink = sink
-        self._clock = clock
         self.looked_up_to_ms = 0
         self._books = {jurisdiction: AlertBook() for jurisdiction in territories}
 
