@@ -120,6 +120,11 @@ class Windows:
         coded = pairs.with_columns(pl.Series("_metric", numbers, dtype=pl.Int64))
         self._pending.append(long.join(coded, on=["kind", "_field"]).drop("kind", "_field"))
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether rows have changed that were not taken."""
+        return bool(self._pending)
+
     def take_changed(self) -> pl.DataFrame:
         """Merge what was added since the last call; the window rows it changed, whole (WINDOW_SCHEMA)."""
         if not self._pending:

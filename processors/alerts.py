@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
 import polars as pl
 
-from processors.detect.findings import Finding, in_order
+from processors.detect.findings import Finding
 
 State = Literal["pending", "firing", "acknowledged", "resolved", "expired"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 #: Rules whose condition has a second step worth telling while it lasts: a silent asset is given up for dead.
@@ -87,13 +87,14 @@ class AlertBook:
     def step(self, findings: pl.DataFrame, watermark_ms: int) -> list[Transition]:
         """Transitions that follow from these findings (FINDING_SCHEMA) and from time, ordered by `at`.
 
-        `watermark_ms` is the partition's watermark after the batch that gave the findings, milliseconds since 1970;
-        one that went back is ignored. A pending alert fires when the watermark, or its own next finding, shows that
-        the condition has lasted `hold_s`. A raise of what is raised, or an end of what is not, changes nothing.
+        `watermark_ms` is how far event time has come after the batch that gave the findings, milliseconds since 1970;
+        one that went back is ignored. Findings of one condition stand in the order in which it changed. A pending alert
+        fires when the watermark, or its own next finding, shows that the condition has lasted `hold_s`. A raise of what
+        is raised, or an end of what is not, changes nothing.
         """
         made: list[Transition] = []
         if findings.height:
-            for row in in_order(findings).with_columns(pl.col("at", "watermark").dt.epoch("ms")).iter_rows():
+            for row in findings.with_columns(pl.col("at", "watermark").dt.epoch("ms")).iter_rows():
                 made += self._take(Finding(*row))
         self._watermark = watermark_ms if self._watermark is None else max(self._watermark, watermark_ms)
         made += self._ripen(self._watermark)
@@ -152,7 +153,7 @@ class AlertBook:
         for identity, alert in waiting:
             if watermark_ms >= alert.fires_ms:
                 yield self._fire(identity, alert)
-        self._earliest = min((alert.fires_ms for alert in self._open.values() if not alert.firing), default=None)
+        self._earliest = _earliest(self._open.values())
 
     def _transition(
         self, alert: _Open, state: State, at_ms: int, evidence: Finding, ends_ms: int | None = None
@@ -181,6 +182,26 @@ class AlertBook:
             summary=summary(evidence),
         )
 
+    def adopt(
+        self,
+        newest: Iterable[Mapping[str, Any]],
+        hold_s: Callable[[str, str], float] = lambda rule, jurisdiction_id: 0.0,
+    ) -> None:
+        """Take over what was told by a book that is lost, so that names go on and what lasts is not told again.
+
+        `newest`: of each alert the newest transition (values of the Alert contract, instants in milliseconds). `hold_s`
+        gives the seconds that a rule of an authority holds back an alert: what is pending goes on waiting for them.
+        Raises ValueError when this book already holds alerts.
+        """
+        if self._open or self._sequence:
+            raise ValueError("adopt into a new AlertBook: this one already holds alerts")
+        for record in newest:
+            self._sequence[record["fingerprint"]] = record["sequence"]
+            if record["ends_at"] is None:
+                alert = _adopted(record, hold_s(record["alertname"], record["jurisdiction_id"]))
+                self._open[_identity(alert.raised)] = alert
+        self._earliest = _earliest(self._open.values())
+
     def snapshot(self) -> bytes:
         """The state, for `restore`, as JSON."""
         return json.dumps(
@@ -207,7 +228,33 @@ class AlertBook:
             raise ValueError(f"not a snapshot of an alert book ({error}): rebuild the partition's state") from error
         self._open = {_identity(alert.raised): alert for alert in alerts}
         self._watermark, self._sequence = watermark, sequence
-        self._earliest = min((alert.fires_ms for alert in alerts if not alert.firing), default=None)
+        self._earliest = _earliest(alerts)
+
+
+def _earliest(alerts: Iterable[_Open]) -> int | None:
+    return min((alert.fires_ms for alert in alerts if not alert.firing), default=None)
+
+
+def _adopted(record: Mapping[str, Any], hold_s: float) -> _Open:
+    """The open alert that a stored transition speaks of."""
+    raised = Finding(
+        rule=record["alertname"],
+        jurisdiction_id=record["jurisdiction_id"],
+        domain=record["domain"],
+        asset_id=record["asset_id"],
+        zone_layer=record["zone_layer"],
+        zone_code=record["zone_code"],
+        category=record["category"],
+        at=record["at"],
+        raised=True,
+        value=record["value"],
+        threshold=record["threshold"],
+        severity=record["severity"],
+        hold_s=hold_s,
+        watermark=None,
+    )
+    starts_ms, firing = record["starts_at"], record["state"] != "pending"
+    return _Open(raised, starts_ms, starts_ms + round(hold_s * 1_000), firing, record["at"] if firing else 0)
 
 
 def _seen(finding: Finding) -> int:

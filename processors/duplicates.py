@@ -14,7 +14,9 @@ STAGE: Final = "duplicates"
 
 @dataclass
 class Seen:
-    """64-bit hashes of the events of two chunks. Owned by one partition and changed in place.
+    """64-bit hashes of the stored events of two chunks. Owned by one partition and changed in place.
+
+    A duplicate is not remembered anew, so what is stored of the two chunks gives the memory back after a restart.
 
     Two different events share a hash once in about 10^9 chunks of 65 536 events; the second would count as a duplicate.
     """
@@ -45,7 +47,8 @@ def drop_duplicates(frame: pl.DataFrame, seen: Seen) -> tuple[pl.DataFrame, pl.D
     for identity in ids:
         new = identity not in seen.open and identity not in seen.previous
         keep.append(new)
-        seen.open.add(identity)
+        if new:
+            seen.open.add(identity)
     mask = pl.Series(keep, dtype=pl.Boolean)
     out = rejects(frame["row"].filter(~mask), STAGE, Reason.DUPLICATE, "source and event_id seen before")
     return frame.filter(mask), out

@@ -8,7 +8,7 @@ integer. Zones have vintages; an *era* is a span of time in which no vintage of 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import repeat
 from typing import Any, Final
 
@@ -31,15 +31,18 @@ _GRID: Final = 1e7  # 1e-7 degree: about a centimetre
 #: What `location_quality` may be here, in the order in which `locate` decides.
 _QUALITIES: Final = pl.Series(["device_gps", "swapped", "out_of_area", "registry", "missing"])
 
+_STORED_ZONES: Final = pl.List(pl.Struct({"key": pl.String(), "value": pl.String()}))
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
 class ZoneSets:
-    """Numbers for combinations of zones."""
+    """Numbers for combinations of zones. Safe from several threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._number: dict[tuple[str, tuple[str, ...]], int] = {}
         self._set: list[tuple[str, tuple[str, ...]]] = []
         self._layers: dict[str, tuple[str, ...]] = {}
@@ -53,9 +56,38 @@ class ZoneSets:
         key = (jurisdiction_id, codes)
         found = self._number.get(key)
         if found is None:
-            found = self._number[key] = len(self._set)
-            self._set.append(key)
+            with self._lock:
+                found = self._number.get(key, len(self._set))
+                if found == len(self._set):
+                    self._set.append(key)
+                    self._number[key] = found
         return found
+
+    def numbers(self, jurisdictions: pl.Series, zones: pl.Series) -> pl.Series:
+        """The number of each row's zones as they are stored: a list of `key` (layer) and `value` (code), any order,
+        without the layers that have none there. Combinations that are new get one. Returns UInt32.
+
+        Raises ValueError for an authority or a layer that was not declared.
+        """
+        rows = pl.DataFrame(
+            [jurisdictions.cast(pl.String).alias("jurisdiction"), zones.cast(_STORED_ZONES).alias("zones")]
+        )
+        found = rows.unique()
+        known = [self._of_stored(jurisdiction, pairs) for jurisdiction, pairs in found.iter_rows()]
+        numbered = found.with_columns(pl.Series("number", known, pl.UInt32))
+        joined = rows.join(numbered, on=["jurisdiction", "zones"], how="left", maintain_order="left", nulls_equal=True)
+        return joined["number"]
+
+    def _of_stored(self, jurisdiction_id: str, pairs: Iterable[Mapping[str, str]] | None) -> int:
+        codes = {pair["key"]: pair["value"] for pair in pairs or ()}
+        layers = self._layers.get(jurisdiction_id)
+        if layers is None or not codes.keys() <= set(layers):
+            strange = ", ".join(sorted(codes.keys() - set(layers or ()))) or "its events"
+            raise ValueError(
+                f"the territory {jurisdiction_id} has no layer for {strange}: "
+                "these events were stored under another version of the territory, declare its layers"
+            )
+        return self.number(jurisdiction_id, tuple(codes.get(layer, "") for layer in layers))
 
     def __len__(self) -> int:
         return len(self._set)

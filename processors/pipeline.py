@@ -1,14 +1,15 @@
 """The way of the data, from a batch of records to everything that follows from it. It flows one way:
 
-decode → validate → locate → duplicates → lateness → aggregate → detect → alerts
+decode → validate → locate → duplicates → lateness → aggregate → order → detect → alerts
 
+What is stored and counted follows from a record at once; what is detected waits until time has passed it (`order`).
 Each stage is a function of (frame, reference data, state). One partition's state is owned by whoever calls `run` for
 it, one batch at a time and in offset order; nothing here reads a clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,26 +22,35 @@ from processors.detect.asset import AssetDetectors
 from processors.duplicates import Seen, drop_duplicates
 from processors.lateness import mark_late
 from processors.locate import Locator
+from processors.order import Held
+from processors.refusals import Breach, RefusalLimits, Refusals
 from processors.validate import ClockLimits, validate
 from schemas.codec import STAGE as DECODE
 from schemas.codec import decode
 from schemas.contracts import Domain, contract_of
 from schemas.records import Batch
-from schemas.rejects import Reason, rejects
+from schemas.rejects import Reason, no_rejects, rejects
 from schemas.writers import Writer
 
 #: Changes when the same records would give other rows; stands on every chunk.
-CODE_VERSION: Final = "1"
+CODE_VERSION: Final = "2"
+
+#: The stage of records that no stage refuses, but ClickHouse does.
+SINK_STAGE: Final = "sink"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the stages are told of the installation. Spans in milliseconds, sizes in bytes."""
+    """What the stages are told of the installation. Spans in milliseconds, sizes in bytes.
+
+    `disorder_ms` is how much older than its neighbours an event may be and not be late. Alerts wait for it.
+    """
 
     clock: ClockLimits = field(default_factory=ClockLimits)
     disorder_ms: int = 0
     chunk_records: int = 65_536
     max_record_bytes: int = 1_048_576
+    refusals: RefusalLimits = field(default_factory=RefusalLimits)
 
 
 @dataclass(frozen=True)
@@ -50,10 +60,19 @@ class Reference:
     locator: Locator
     limits: Limits = field(default_factory=Limits)
 
+    @property
+    def territory_versions(self) -> str:
+        """The versions of all territories in one text: `jurisdiction=version`, sorted, parted by commas."""
+        territories = sorted(self.locator.territories.items())
+        return ",".join(f"{jurisdiction}={territory.version}" for jurisdiction, territory in territories)
+
 
 @dataclass
 class Chunk:
-    """A run of consecutive offsets, named by its first: the unit of exact aggregation."""
+    """A run of consecutive offsets, named by its first: the unit of exact aggregation.
+
+    It has one code version and one set of territory versions: with others a process begins a chunk of its own.
+    """
 
     first_offset: int
     windows: Windows
@@ -64,7 +83,10 @@ class Chunk:
 class PartitionState:
     """All that a partition remembers between batches.
 
-    `watermark_ms` is in milliseconds since 1970. `closed` holds chunks whose last rows have not been taken yet.
+    `watermark_ms`, in milliseconds since 1970, follows from the records alone and decides what is late; `passed_ms` is
+    what `advance` has lifted. `previous_first` names the chunk before the open one (before the next one, where none is
+    open): duplicates are known in both. `closed` holds chunks whose last rows have not been taken yet. `unopened` names
+    the chunk that was open when the state was frozen: until it is reopened no record can be processed.
     """
 
     topic: str
@@ -72,10 +94,21 @@ class PartitionState:
     domain: Domain
     detectors: AssetDetectors
     alerts: AlertBook
+    held: Held
+    refusals: Refusals
+    territory_versions: str
     watermark_ms: int = 0
+    passed_ms: int = 0
     seen: Seen = field(default_factory=Seen)
     chunk: Chunk | None = None
+    previous_first: int | None = None
+    unopened: int | None = None
     closed: list[Chunk] = field(default_factory=list)
+
+    @property
+    def clock_ms(self) -> int:
+        """How far event time has come: what detectors and alerts go by."""
+        return max(self.watermark_ms, self.passed_ms)
 
 
 @dataclass(frozen=True)
@@ -83,7 +116,9 @@ class Outcome:
     """What one batch became.
 
     `events`: stored rows with every column the stages added, and `offset`, `received_at`, `chunk`. `refused`:
-    REJECT_SCHEMA, `row` an index of `batch`. Each record of the batch is in exactly one of the two.
+    REJECT_SCHEMA, `row` an index of `batch`. Each record of the batch is in exactly one of the two. `transitions`
+    follow from the rows that time has passed with this batch, which may be rows of batches before. `breach`: more was
+    refused than the limits allow; what to do about it is the caller's.
     """
 
     batch: Batch
@@ -91,6 +126,7 @@ class Outcome:
     events: pl.DataFrame
     refused: pl.DataFrame
     transitions: tuple[Transition, ...]
+    breach: Breach | None = None
 
 
 def new_state(topic: str, partition: int, domain: Domain, reference: Reference) -> PartitionState:
@@ -101,20 +137,35 @@ def new_state(topic: str, partition: int, domain: Domain, reference: Reference) 
         domain=domain,
         detectors=AssetDetectors(reference.locator.territories),
         alerts=AlertBook(),
+        held=Held(domain),
+        refusals=Refusals(),
+        territory_versions=reference.territory_versions,
     )
 
 
 def run(
-    batch: Batch, state: PartitionState, reference: Reference, writers: Mapping[bytes, Writer | None]
+    batch: Batch,
+    state: PartitionState,
+    reference: Reference,
+    writers: Mapping[bytes, Writer | None],
+    condemned: Container[int] = frozenset(),
 ) -> list[Outcome]:
-    """Take one batch through every stage, once per chunk it touches. Changes `state`."""
+    """Take one batch through every stage, once per chunk it touches. Changes `state`.
+
+    `condemned`: offsets that ClickHouse has refused before. They become rejects and touch nothing else. Raises
+    ValueError for a state whose open chunk has not been given back by `rebuild.reopen`.
+    """
+    if state.unopened is not None:
+        raise ValueError(
+            f"chunk {state.unopened} of {state.topic}/{state.partition} must be reopened before more is read"
+        )
     outcomes = []
     start = 0
     while start < len(batch):
         chunk = _open_chunk(state, int(batch.offsets[start]), reference)
         end = chunk.first_offset + reference.limits.chunk_records
         stop = int(np.searchsorted(batch.offsets, end, side="left"))
-        outcomes.append(_run_within_chunk(batch.part(start, stop), state, chunk, reference, writers))
+        outcomes.append(_run_within_chunk(batch.part(start, stop), state, chunk, reference, writers, condemned))
         chunk.last_offset = int(batch.offsets[stop - 1])
         start = stop
     return outcomes
@@ -126,12 +177,14 @@ def _run_within_chunk(
     chunk: Chunk,
     reference: Reference,
     writers: Mapping[bytes, Writer | None],
+    condemned: Container[int],
 ) -> Outcome:
     contract, limits, locator = contract_of(state.domain), reference.limits, reference.locator
 
     sized, too_large = _within_size(batch, limits.max_record_bytes)
     decoded = decode(contract, sized, writers)
     frame = _with_position(decoded.frame, batch, chunk, state.domain)
+    frame, unstorable = _without_condemned(frame, condemned)
     frame, invalid = validate(frame, contract, state.domain, locator.jurisdictions, limits.clock)
     frame, elsewhere = locator.locate(frame, state.domain)
     frame, repeated = drop_duplicates(frame, state.seen)
@@ -139,22 +192,29 @@ def _run_within_chunk(
         frame, state.watermark_ms, disorder_ms=limits.disorder_ms, max_future_ms=limits.clock.max_future_ms
     )
     chunk.windows.add(frame, contract, state.domain)
-    findings = state.detectors.step(frame, state.watermark_ms)
-    transitions = state.alerts.step(findings, state.watermark_ms)
+    transitions = _detect(frame, state)
 
     undecoded = decoded.rejects if too_large is None else _replaced(decoded.rejects, too_large)
-    refused = pl.concat((undecoded, invalid, elsewhere, repeated))
-    return Outcome(batch, state.domain, frame, refused, tuple(transitions))
+    refused = pl.concat((undecoded, unstorable, invalid, elsewhere, repeated))
+    breach = state.refusals.step(batch.offsets, refused, limits.refusals)
+    return Outcome(batch, state.domain, frame, refused, transitions, breach)
+
+
+def _detect(frame: pl.DataFrame | None, state: PartitionState) -> tuple[Transition, ...]:
+    """Order, detect, alerts: what follows from the rows that time has passed by now."""
+    passed = state.held.step(frame, passed_ms=state.passed_ms, clock_ms=state.clock_ms)
+    findings = state.detectors.step(passed, state.clock_ms)
+    return tuple(state.alerts.step(findings, state.clock_ms))
 
 
 def advance(state: PartitionState, now_ms: int, reference: Reference) -> tuple[Transition, ...]:
     """Let time pass in a partition that is read to its end: silence is something to be heard too.
 
-    `now_ms` lifts the watermark as an event of that instant would. Returns the transitions that follow.
+    `now_ms` lifts the clock of detectors and alerts as an event of that instant would; what is late, and so every
+    stored row, goes by the records alone. Returns the transitions that follow.
     """
-    state.watermark_ms = max(state.watermark_ms, now_ms - reference.limits.disorder_ms)
-    findings = state.detectors.step(None, state.watermark_ms)
-    return tuple(state.alerts.step(findings, state.watermark_ms))
+    state.passed_ms = max(state.passed_ms, now_ms - reference.limits.disorder_ms)
+    return _detect(None, state)
 
 
 @dataclass(frozen=True)
@@ -177,6 +237,7 @@ def take_window_rows(state: PartitionState) -> list[ChunkRows]:
 def _open_chunk(state: PartitionState, offset: int, reference: Reference) -> Chunk:
     if state.chunk is not None and offset >= state.chunk.first_offset + reference.limits.chunk_records:
         state.closed.append(state.chunk)
+        state.previous_first = state.chunk.first_offset
         state.chunk = None
         state.seen.next_chunk()
     if state.chunk is None:
@@ -192,6 +253,15 @@ def _with_position(frame: pl.DataFrame, batch: Batch, chunk: Chunk, domain: Doma
         pl.lit(chunk.first_offset, dtype=pl.Int64).alias("chunk"),
         pl.lit(domain).alias("domain"),
     )
+
+
+def _without_condemned(frame: pl.DataFrame, condemned: Container[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows that ClickHouse has not refused, and the rejects of those it has."""
+    if not condemned:
+        return frame, no_rejects()
+    refused = pl.Series([offset in condemned for offset in frame["offset"].to_list()], dtype=pl.Boolean)
+    out = rejects(frame["row"].filter(refused), SINK_STAGE, Reason.SINK, "refused by ClickHouse")
+    return frame.filter(~refused), out
 
 
 def _within_size(batch: Batch, most: int) -> tuple[list[bytes | None], pl.DataFrame | None]:

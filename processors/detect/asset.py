@@ -1,4 +1,4 @@
-"""Asset detectors: thresholds, lamps against the sun, and silence, over the rows of one partition.
+"""Asset detectors: thresholds, lamps against the sun, and silence, over the rows of one partition in order of time.
 
 State is one row per series (one asset of one authority) in arrays. A batch in which no condition changes costs a few
 vectorised operations; only series whose condition changes are walked row by row.
@@ -15,14 +15,14 @@ import numpy as np
 import polars as pl
 
 from processors.detect.findings import Finding, findings
-from processors.detect.rows import NEVER, NO_END, Ints, Rows, Series, identified, trusted, watermarks
+from processors.detect.rows import NEVER, NO_END, Ints, Rows, Series, identified, trusted
 from processors.detect.signals import READERS, Parameters, Reader
 from processors.detect.silence import Silence, Spoken
 from processors.detect.switch import Change, Signals, Switch
 from processors.territory import Territory
 from schemas.contracts import DOMAINS, Domain, contract_of
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 #: Domains whose rows are the asset's own words. A citizen's report about a lamp is not the lamp speaking.
 _SPEAKING: Final = frozenset({"sensor", "lighting", "roadway"})
 
@@ -49,18 +49,17 @@ class AssetDetectors:
         self._withdrawn = True
 
     def step(self, frame: pl.DataFrame | None, watermark_ms: int) -> pl.DataFrame:
-        """Findings (FINDING_SCHEMA, ordered by `at`, `offset`, `rule`) of one batch.
+        """Findings (FINDING_SCHEMA) of one batch; those of one condition in the order in which it changed.
 
-        `frame`: rows of this partition in offset order, with the columns of its contract, `kind`, `quality` and
-        `failed`; None or empty where only time has passed. Rows without an asset or an instant are passed over.
-        `watermark_ms`: the partition's watermark after the batch, milliseconds since 1970, UTC; one that went back is
-        ignored. An optional column `watermark` (Datetime ms UTC) is the partition's watermark just before each row:
-        with it the findings do not depend on how the rows were cut into batches, even for an asset whose rows are
-        older than the watermark; without it, only the beginning and end of such an asset's silence may.
+        `frame`: rows of this partition in the order of `processors.order`, with `domain`, `watermark` (Datetime ms UTC,
+        how far event time has come with each row) and what `signals.COLUMNS` names for the domain; None or empty where
+        only time has passed. Rows without an asset or an instant are passed over. `watermark_ms`: how far event time
+        has come after the batch, milliseconds since 1970, UTC; one that went back is ignored. The findings follow from
+        the sequence of the rows and from the last `watermark_ms`, whatever the cut of the batches.
 
         Raises ValueError for a frame of another domain than before.
         """
-        before, self._watermark = self._watermark, max(self._watermark, watermark_ms)
+        self._watermark = max(self._watermark, watermark_ms)
         found: list[Finding] = [] if self._withdrawn else list(self._withdraw())
         kept = None if frame is None or frame.is_empty() else identified(frame)
         if kept is not None and kept.height:
@@ -71,8 +70,8 @@ class AssetDetectors:
                 return findings(found)
         else:
             nothing = np.zeros(0, np.int64)
-            rows = Rows(nothing, nothing, nothing, nothing, np.zeros(0, np.bool_), None)
-        steps = self._silence.apply(rows, before, self._watermark)
+            rows = Rows(nothing, nothing, nothing, np.zeros(0, np.bool_), nothing)
+        steps = self._silence.apply(rows, self._watermark)
         found += (self._spoken(step, rows) for step in steps)
         return findings(found)
 
@@ -106,9 +105,8 @@ class AssetDetectors:
             series=numbers,
             territory=self._territory_of[numbers],
             at=frame["at_ms"].to_numpy(),
-            offset=frame["offset"].to_numpy(),
             good=trusted(frame),
-            watermark=watermarks(frame),
+            watermark=frame["watermark"].dt.epoch("ms").to_numpy(),
         )
 
     def _meet(self, known: int) -> None:
@@ -142,8 +140,7 @@ class AssetDetectors:
             raised=change.raised,
             value=_number(signals.value[row]),
             threshold=_number((signals.raise_at if change.raised else signals.clear_at)[row]),
-            offset=int(rows.offset[row]),
-            watermark=_known(rows, row),
+            watermark=int(rows.watermark[row]),
         )
 
     def _spoken(self, step: Spoken, rows: Rows) -> Finding:
@@ -155,8 +152,7 @@ class AssetDetectors:
             raised=step.step != "heard",
             value=step.unheard_ms / 1_000,
             threshold=limit_ms / 1_000,
-            offset=step.offset,
-            watermark=None if step.row is None else _known(rows, step.row),
+            watermark=None if step.row is None else int(rows.watermark[step.row]),
         )
 
     def _finding(
@@ -168,7 +164,6 @@ class AssetDetectors:
         raised: bool,
         value: float | None = None,
         threshold: float | None = None,
-        offset: int | None = None,
         watermark: int | None = None,
     ) -> Finding:
         jurisdiction, _, asset = self._series.keys[series].partition("|")
@@ -187,7 +182,6 @@ class AssetDetectors:
             threshold=threshold,
             severity=self._parameters.severity(rule, number),
             hold_s=self._parameters.hold_s(rule, number),
-            offset=offset,
             watermark=watermark,
         )
 
@@ -224,8 +218,7 @@ class AssetDetectors:
         What a rule had raised that is now off is withdrawn at the next step. Raises ValueError for bytes that are no
         snapshot of this version, or when these detectors have already seen rows.
         """
-        if len(self._series) or self._domain is not None:
-            raise ValueError("restore into a new AssetDetectors: this one has already seen rows")
+        self._refuse_unless_new("restore")
         head, table = _parts(snapshot)
         self._watermark = int(head["watermark_ms"])
         if head["domain"] is None:
@@ -243,8 +236,38 @@ class AssetDetectors:
                 switch.raised[:size] = table[f"{rule}.raised"].to_numpy()
         self._withdrawn = False
 
+    def adopt(self, newest: Iterable[Mapping[str, Any]]) -> None:
+        """Take over what was told of the assets, where their state is lost: everything else begins in learning.
 
-_SILENCE_COLUMNS: Final = ("heard_at", "heard_offset", "silent_from", "silent", "dead")
+        `newest`: of each alert of this partition the newest transition (values of the Alert contract, instants in
+        milliseconds). What lasts stays raised; rows from before a transition, read again, do not bring it about a
+        second time. Raises ValueError when these detectors have already seen rows, or for alerts of two domains.
+        """
+        self._refuse_unless_new("adopt")
+        told = [record for record in newest if record["asset_id"] is not None]
+        for record in told:
+            self._open(record["domain"])
+        numbers = self._series.numbers([f"{record['jurisdiction_id']}|{record['asset_id']}" for record in told])
+        self._meet(0)
+        for record, series in zip(told, numbers.tolist(), strict=True):
+            rule, lasts = record["alertname"], record["ends_at"] is None
+            if rule in self._switches:
+                self._switches[rule].adopt(series, lasts, record["starts_at" if lasts else "at"])
+            elif rule == "silent":
+                self._silence.adopt(series, lasts, _heard_at(record), record["starts_at"], record["at"])
+        self._withdrawn = not told
+
+    def _refuse_unless_new(self, doing: str) -> None:
+        if len(self._series) or self._domain is not None:
+            raise ValueError(f"{doing} into a new AssetDetectors: this one has already seen rows")
+
+    def hold_s(self, rule: str, jurisdiction_id: str) -> float:
+        """How long a condition must last before anybody is told, in seconds; 0 for a rule that is off or unknown."""
+        unknown = len(self._territory_number)
+        return self._parameters.hold_s(rule, self._territory_number.get(jurisdiction_id, unknown))
+
+
+_SILENCE_COLUMNS: Final = ("heard_at", "silent_from", "silent", "dead")
 
 
 def _parts(snapshot: bytes) -> tuple[dict[str, Any], pl.DataFrame]:
@@ -258,15 +281,22 @@ def _parts(snapshot: bytes) -> tuple[dict[str, Any], pl.DataFrame]:
         raise ValueError(f"not a snapshot of asset detectors ({error}): rebuild the partition's state") from error
 
 
+def _heard_at(record: Mapping[str, Any]) -> int:
+    """When an asset was heard last, as a transition of its silence shows it, in milliseconds since 1970."""
+    at: int = record["at"]
+    starts_at: int = record["starts_at"]
+    value: float | None = record["value"]
+    threshold: float | None = record["threshold"]
+    if threshold is None or value is None:
+        return at
+    if record["ends_at"] is None:
+        return at - round(threshold * 1_000)
+    return starts_at + round((value - threshold) * 1_000)
+
+
 def _milliseconds(seconds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Ints:
     return np.where(np.isnan(seconds), float(NO_END), np.nan_to_num(seconds) * 1_000).astype(np.int64)
 
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _known(rows: Rows, row: int) -> int | None:
-    if rows.watermark is None or rows.watermark[row] == NEVER:
-        return None
-    return int(rows.watermark[row])

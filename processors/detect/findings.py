@@ -10,9 +10,9 @@ import polars as pl
 _INSTANT: Final = pl.Datetime("ms", "UTC")
 
 #: One row per change of a condition. `at` is its event time; `raised` says whether the condition begins or ends there.
-#: `hold_s` is how long it must last before anybody is told (0: at once). `offset` is the deciding record; for a silence
-#: that begins, the last record heard. `watermark` is the partition's watermark just before the deciding record, where
-#: the frame had it (null otherwise): with it, late records give the same alerts in every cut of the batches.
+#: `hold_s` is how long it must last before anybody is told (0: at once). `watermark` is how far event time had come at
+#: the deciding row (null where none decided, but time alone): with it, late rows give the same alerts in every cut of
+#: the batches. Findings of one condition stand in the order in which it changed.
 FINDING_SCHEMA: Final[dict[str, pl.DataType]] = {
     "rule": pl.String(),
     "jurisdiction_id": pl.String(),
@@ -27,7 +27,6 @@ FINDING_SCHEMA: Final[dict[str, pl.DataType]] = {
     "threshold": pl.Float64(),
     "severity": pl.String(),
     "hold_s": pl.Float64(),
-    "offset": pl.Int64(),
     "watermark": _INSTANT,
 }
 
@@ -51,7 +50,6 @@ class Finding(NamedTuple):
     threshold: float | None
     severity: str
     hold_s: float
-    offset: int | None
     watermark: int | None
 
 
@@ -64,13 +62,8 @@ def no_findings() -> pl.DataFrame:
 
 
 def findings(rows: Iterable[Finding]) -> pl.DataFrame:
-    """The frame (FINDING_SCHEMA) of these findings, ordered by `at`, `offset`, `rule`; equals keep their order."""
+    """The frame (FINDING_SCHEMA) of these findings, in their order."""
     found = list(rows)
     if not found:
         return no_findings()
-    return in_order(pl.DataFrame(found, schema=_RAW_SCHEMA, orient="row").cast(FINDING_SCHEMA))  # type: ignore[arg-type]
-
-
-def in_order(found: pl.DataFrame) -> pl.DataFrame:
-    """Findings ordered by `at`, `offset`, `rule`; equals keep their order."""
-    return found.sort("at", "offset", "rule", maintain_order=True)
+    return pl.DataFrame(found, schema=_RAW_SCHEMA, orient="row").cast(FINDING_SCHEMA)  # type: ignore[arg-type]

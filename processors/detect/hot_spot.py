@@ -80,7 +80,6 @@ def hot_spots(
                     threshold=expected,
                     severity=rules.severity,
                     hold_s=0.0,
-                    offset=None,
                     watermark=None,
                 )
             )

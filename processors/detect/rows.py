@@ -26,19 +26,18 @@ _KEY: Final = pl.concat_str("jurisdiction_id", pl.lit("|"), "asset_id").alias("k
 
 @dataclass(frozen=True)
 class Rows:
-    """One batch, n rows in offset order.
+    """One batch, n rows in the order of `processors.order`.
 
     `series` is the dense number of (jurisdiction, asset), `territory` the number of its territory; `at` and `watermark`
-    are milliseconds since 1970, UTC, `watermark` the partition's just before the row (`None` when the frame has none).
-    `good` is False for a reading flagged SUSPECT or FAIL.
+    are milliseconds since 1970, UTC, `watermark` how far event time has come with the row: never less than `at`, never
+    less than at the row before. `good` is False for a reading flagged SUSPECT or FAIL.
     """
 
     series: Ints
     territory: Ints
     at: Ints
-    offset: Ints
     good: Bools
-    watermark: Ints | None
+    watermark: Ints
 
 
 class Series:
@@ -81,13 +80,6 @@ def identified(frame: pl.DataFrame) -> pl.DataFrame:
 def trusted(frame: pl.DataFrame) -> Bools:
     """Which rows may open or clear an alert: all but SUSPECT and FAIL. An unknown quality is trusted."""
     return ~frame["quality"].is_in(_DISTRUSTED).fill_null(False).to_numpy()
-
-
-def watermarks(frame: pl.DataFrame) -> Ints | None:
-    """The optional column `watermark` (the partition's, just before each row), in milliseconds since 1970."""
-    if "watermark" not in frame.columns:
-        return None
-    return frame["watermark"].dt.epoch("ms").fill_null(NEVER).to_numpy()
 
 
 def grown(values: npt.NDArray[Any], size: int, fill: int | bool) -> npt.NDArray[Any]:

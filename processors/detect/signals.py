@@ -13,7 +13,7 @@ from processors.detect.sun import elevations_deg
 from processors.detect.switch import Signals
 from processors.quality import usable
 from processors.territory import Rules, Territory
-from schemas.contracts import Contract
+from schemas.contracts import Contract, Domain
 
 
 class Parameters:
@@ -107,6 +107,16 @@ def lamp_lit_by_day(frame: pl.DataFrame, rows: Rows, contract: Contract, paramet
     bright = sun > limit
     return Signals(says, _signs(lit & bright, off | (lit & ~bright)), sun, limit, limit)
 
+
+#: Who speaks, when, and whether it can be trusted: what silence reads.
+_SPEAKER: Final = ("jurisdiction_id", "asset_id", "observed_at", "quality")
+#: What the detectors read of a row, by domain. A report is about an asset and no word of its own: nothing is read.
+COLUMNS: Final[Mapping[Domain, tuple[str, ...]]] = {
+    "sensor": (*_SPEAKER, "kind", "failed", "fill_level", "temperature_c"),
+    "lighting": (*_SPEAKER, "lamp_status", "power_state"),
+    "roadway": _SPEAKER,
+    "report": (),
+}
 
 #: Rules by domain, in the order of their findings. A domain without an entry has none.
 READERS: Final[Mapping[str, Mapping[str, Reader]]] = {

@@ -23,14 +23,13 @@ Step = Literal["silent", "dead", "heard"]
 class Spoken:
     """A step in the silence of one series, at an event time in milliseconds.
 
-    `unheard_ms` is how long nothing had been heard; `row` is the row of the batch that ended the silence.
+    `unheard_ms` is how long nothing had been heard; `row` is the row that ended the silence.
     """
 
     series: int
     step: Step
     at: int
     unheard_ms: int
-    offset: int
     row: int | None = None
 
 
@@ -39,7 +38,6 @@ class Silence:
 
     def __init__(self) -> None:
         self.heard_at: Ints = np.zeros(0, np.int64)
-        self.heard_offset: Ints = np.zeros(0, np.int64)
         self.silent_from: Ints = np.zeros(0, np.int64)
         self.silent: Bools = np.zeros(0, np.bool_)
         self.dead: Bools = np.zeros(0, np.bool_)
@@ -52,7 +50,6 @@ class Silence:
     def reserve(self, size: int) -> None:
         """Make room for `size` series."""
         self.heard_at = grown(self.heard_at, size, NEVER)
-        self.heard_offset = grown(self.heard_offset, size, -1)
         self.silent_from = grown(self.silent_from, size, NEVER)
         self.silent = grown(self.silent, size, False)
         self.dead = grown(self.dead, size, False)
@@ -65,22 +62,23 @@ class Silence:
         self.dead_ms[series] = np.maximum(dead_ms, limit_ms)
         self._earliest = NEVER
 
-    def apply(self, rows: Rows, before: int, watermark: int) -> list[Spoken]:
-        """Steps shown by a batch and by the watermark after it.
+    def adopt(self, series: int, silent: bool, heard_at: int, silent_from: int, told_at: int) -> None:
+        """Set the state of a series whose own is lost, from the newest step told. Milliseconds since 1970."""
+        self.heard_at[series], self.silent_from[series] = heard_at, silent_from
+        self.silent[series], self.dead[series] = silent, silent and told_at > silent_from
+        self._earliest = NEVER
 
-        `before` is the watermark before the batch; it stands for each row's own where the frame has none, and then the
-        answer to a record older than the watermark can depend on the cut of the batches.
-        """
-        watermarks = rows.watermark if rows.watermark is not None else np.full(len(rows.at), before, np.int64)
-        steps = list(self._walk(rows, watermarks)) if len(rows.at) else []
+    def apply(self, rows: Rows, watermark: int) -> list[Spoken]:
+        """Steps shown by a batch and by the watermark after it, in milliseconds."""
+        steps = list(self._walk(rows)) if len(rows.at) else []
         steps += self._passed(watermark)
         return steps
 
-    def _walk(self, rows: Rows, watermarks: Ints) -> Iterator[Spoken]:
+    def _walk(self, rows: Rows) -> Iterator[Spoken]:
         series, heard = rows.series, self.heard_at[rows.series]
         limited = self.limit_ms[series] < NO_END
         deadline = heard + self.limit_ms[series]
-        gap = (rows.at > deadline) | (watermarks > deadline)
+        gap = (rows.at > deadline) | (rows.watermark > deadline)
         known = heard != NEVER
         interesting = np.zeros(len(self.silent), np.bool_)
         interesting[series[limited & (self.silent[series] | (known & gap))]] = True
@@ -90,40 +88,36 @@ class Silence:
             interesting |= np.bincount(newcomers, minlength=len(self.silent)) > 1
         walked = interesting[series]
         for row in np.flatnonzero(walked).tolist():
-            yield from self._hear(rows, row, int(watermarks[row]))
+            yield from self._hear(rows, row)
         rest = np.flatnonzero(~walked & (rows.at >= heard))
-        self._note(series[rest], rows.at[rest], rows.offset[rest])
+        np.maximum.at(self.heard_at, series[rest], rows.at[rest])
 
-    def _note(self, series: Ints, at: Ints, offset: Ints) -> None:
-        np.maximum.at(self.heard_at, series, at)
-        newest = at == self.heard_at[series]
-        # Rows come in offset order and the last assignment stays: equal event times are decided by the offset.
-        self.heard_offset[series[newest]] = offset[newest]
-
-    def _hear(self, rows: Rows, row: int, watermark: int) -> Iterator[Spoken]:
-        series, at = int(rows.series[row]), int(rows.at[row])
+    def _hear(self, rows: Rows, row: int) -> Iterator[Spoken]:
+        series, at, watermark = int(rows.series[row]), int(rows.at[row]), int(rows.watermark[row])
         heard, limit = int(self.heard_at[series]), int(self.limit_ms[series])
         if at < heard:
             return
         if heard != NEVER:
             yield from self._fall_silent(series, max(at, watermark))
-        if self.silent[series] and rows.good[row] and watermark <= at + limit:
+        # The watermark is beyond the beginning of every silence, but of an adopted one whose rows are read again.
+        recent = max(watermark, int(self.silent_from[series]) + 1) <= at + limit
+        if self.silent[series] and rows.good[row] and recent:
             since = max(at, int(self.silent_from[series]))
             self.silent[series] = self.dead[series] = False
             self._earliest = min(self._earliest, at + limit)
-            yield Spoken(series, "heard", since, at - heard, int(rows.offset[row]), row)
-        self.heard_at[series], self.heard_offset[series] = at, rows.offset[row]
+            yield Spoken(series, "heard", since, at - heard, row)
+        self.heard_at[series] = at
 
     def _fall_silent(self, series: int, seen: int) -> Iterator[Spoken]:
         """The steps due for a series when event time has been seen to pass `seen`."""
-        heard, offset = int(self.heard_at[series]), int(self.heard_offset[series])
+        heard = int(self.heard_at[series])
         limit, dead = int(self.limit_ms[series]), int(self.dead_ms[series])
         if not self.silent[series] and seen > heard + limit:
             self.silent[series], self.silent_from[series] = True, heard + limit
-            yield Spoken(series, "silent", heard + limit, limit, offset)
+            yield Spoken(series, "silent", heard + limit, limit)
         if self.silent[series] and not self.dead[series] and seen > heard + dead:
             self.dead[series] = True
-            yield Spoken(series, "dead", heard + dead, dead, offset)
+            yield Spoken(series, "dead", heard + dead, dead)
 
     def _passed(self, watermark: int) -> Iterator[Spoken]:
         if watermark <= self._earliest:

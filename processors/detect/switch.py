@@ -38,8 +38,8 @@ class Change:
 class Switch:
     """State of one rule: per series, whether the condition holds and the event time last applied.
 
-    Late data never opens or clears: a row older than the last one applied to its series changes nothing. Equal event
-    times are decided by the offset, so the later record counts.
+    Late data never opens or clears: a row older than the last one applied to its series changes nothing. Of rows of one
+    event time the last one counts.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,11 @@ class Switch:
         """Make room for `size` series."""
         self.last_at = grown(self.last_at, size, NEVER)
         self.raised = grown(self.raised, size, False)
+
+    def adopt(self, series: int, raised: bool, told_at: int) -> None:
+        """Set the state of a series whose own is lost. `told_at`: its last change, milliseconds since 1970."""
+        # Rows of one instant go on together, so those of the change's own instant had all been applied.
+        self.raised[series], self.last_at[series] = raised, told_at + 1
 
     def apply(self, rows: Rows, signals: Signals) -> list[Change]:
         """Changes of condition, in row order. Rows that are not `good` are passed over."""

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from processors.detect.asset import AssetDetectors
-from processors.detect.findings import FINDING_SCHEMA, no_findings
+from processors.detect.findings import no_findings
 from processors.territory import ASSET_SCHEMA, ZONE_SCHEMA, Rules, Territory
 from schemas.contracts import Domain, contract_of
 
@@ -22,7 +22,6 @@ DISORDER = 10 * MINUTE
 
 _INSTANT = pl.Datetime("ms", "UTC")
 _EXTRA: dict[str, pl.DataType] = {
-    "offset": pl.Int64(),
     "domain": pl.String(),
     "kind": pl.String(),
     "quality": pl.UInt8(),
@@ -69,26 +68,26 @@ def detectors(*territories: Territory) -> AssetDetectors:
     return AssetDetectors({one.jurisdiction_id: one for one in territories})
 
 
-def frame(domain: Domain, events: Sequence[Mapping[str, Any]], watermarked: bool = True) -> pl.DataFrame:
-    """Events in offset order as the frame `locate` gives. `at` is milliseconds; what an event leaves out is ordinary.
+def frame(domain: Domain, events: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Events as the frame that detectors are given, in their order, which need not be that of time: detectors must not
+    fail where the stage before them would. `at` is milliseconds; what an event leaves out is ordinary.
 
-    With `watermarked`, the column `watermark` stands as the partition's would just before each row.
+    `watermark` is the later of the event's own time and of the partition's watermark just before it.
     """
     kind = {"sensor": "bin", "lighting": "lamp", "roadway": "traffic.car", "report": "trash"}[domain]
     rows = [
-        {"offset": number, "domain": domain, "kind": kind, "jurisdiction_id": JURISDICTION, "quality": 1, "failed": 0}
+        {"domain": domain, "kind": kind, "jurisdiction_id": JURISDICTION, "quality": 1, "failed": 0}
         | ({"power_state": "unknown", "lamp_status": "unknown"} if domain == "lighting" else {})
         | dict(event)
         | {"observed_at": event["at"]}
-        for number, event in enumerate(events)
+        for event in events
     ]
     schema = contract_of(domain).frame_schema() | _EXTRA
     raw = {name: pl.Int64() if dtype == _INSTANT else dtype for name, dtype in schema.items()}
     made = pl.DataFrame(rows, schema=raw, strict=False).cast(schema)  # type: ignore[arg-type]
-    if not watermarked:
-        return made.drop("watermark")
-    reached = pl.col("observed_at").dt.epoch("ms").cum_max() - DISORDER
-    return made.with_columns(reached.shift(1, fill_value=0).cast(_INSTANT).alias("watermark"))
+    observed = pl.col("observed_at").dt.epoch("ms")
+    before = (observed.cum_max() - DISORDER).shift(1, fill_value=0)
+    return made.with_columns(pl.max_horizontal(observed, before).cast(_INSTANT).alias("watermark"))
 
 
 def watermark_after(rows: pl.DataFrame) -> int:
@@ -108,7 +107,8 @@ def batches(rows: pl.DataFrame, size: int) -> list[tuple[pl.DataFrame, int]]:
 def run(
     make: Callable[[], AssetDetectors], rows: pl.DataFrame, size: int, end_ms: int | None = None, stop_at: int = -1
 ) -> pl.DataFrame:
-    """All findings of the rows cut by `size`, then of time passing to `end_ms`; in one order, whatever the cut.
+    """All findings of the rows cut by `size`, then of time passing to `end_ms`: one condition after the other, each in
+    the order in which it changed.
 
     Before batch `stop_at` the detectors are stopped and started again from their snapshot.
     """
@@ -121,7 +121,7 @@ def run(
         found.append(running.step(batch, watermark))
     if end_ms is not None:
         found.append(running.step(None, end_ms))
-    return pl.concat(found).sort(*FINDING_SCHEMA, maintain_order=True)
+    return pl.concat(found).sort("rule", "jurisdiction_id", "asset_id", maintain_order=True)
 
 
 def told(found: pl.DataFrame) -> list[tuple[str, str, bool]]:

@@ -47,7 +47,6 @@ def _finding(minute: int, raised: bool, **changes: Any) -> Finding:
         threshold=-8.0,
         severity="warning",
         hold_s=0.0,
-        offset=minute,
         watermark=None,
     )
     return plain._replace(**changes)
@@ -329,7 +328,7 @@ def test_cuts_and_restarts_change_nothing(drawn: list[tuple[str, int, str, str]]
         state[one.fingerprint] = one.state
 
 
-@pytest.mark.parametrize("broken", [b"", b"[]", b"{}", b'{"version": 99}', b'{"version": 1, "open": [[[], 1]]}'])
+@pytest.mark.parametrize("broken", [b"", b"[]", b"{}", b'{"version": 99}', b'{"version": 2, "open": [[[], 1]]}'])
 def test_restore_refuses_what_is_no_snapshot(broken: bytes) -> None:
     """Bytes that are no snapshot give one ValueError that says what to do, and leave the book as it was."""
     book = AlertBook()

@@ -7,8 +7,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from processors.detect.findings import FINDING_SCHEMA
+from processors.detect.signals import COLUMNS
 from processors.quality import failed_bit
 from processors.territory import BinFull, LampDark, LampDefective, Rules
 from schemas.contracts import Domain, contract_of
@@ -127,20 +129,20 @@ def test_sample(
 
 
 def test_finding_carries_its_evidence() -> None:
-    """A finding names the value, the threshold it was held against, the severity, the instant and the record."""
+    """A finding names the value, the threshold it was held against, the severity and the instant."""
     rows = frame(
         "sensor",
         [
-            {"asset_id": "a", "at": NOON, "fill_level": 0.91, "offset": 70},
-            {"asset_id": "a", "at": NOON + MINUTE, "fill_level": 0.5, "offset": 72},
+            {"asset_id": "a", "at": NOON, "fill_level": 0.91},
+            {"asset_id": "a", "at": NOON + MINUTE, "fill_level": 0.5},
         ],
     )
     found = run(lambda: detectors(territory()), rows, 1).drop("watermark").to_dicts()
     shared = {"rule": "bin_full", "jurisdiction_id": JURISDICTION, "domain": "sensor", "asset_id": "a"}
     assert [shared.items() <= row.items() for row in found] == [True, True]
-    assert [(row["raised"], row["value"], row["threshold"], row["offset"]) for row in found] == [
-        (True, 0.91, 0.8, 70),
-        (False, 0.5, 0.6, 72),
+    assert [(row["raised"], row["value"], row["threshold"]) for row in found] == [
+        (True, 0.91, 0.8),
+        (False, 0.5, 0.6),
     ]
     assert {(row["severity"], row["hold_s"], row["zone_code"]) for row in found} == {("warning", 0.0, None)}
 
@@ -171,17 +173,17 @@ def test_late_data_changes_nothing() -> None:
         assert told(run(lambda: detectors(territory()), rows, size)) == [("bin_full", "b", True)]
 
 
-def test_equal_times_are_decided_by_the_offset() -> None:
-    """Of two readings of one instant the later record counts."""
+def test_equal_times_are_decided_by_the_order_of_the_rows() -> None:
+    """Of two readings of one instant the last one counts, and both changes are told in their order."""
     rows = frame(
         "sensor",
         [{"asset_id": "a", "at": NOON, "fill_level": 0.9}, {"asset_id": "a", "at": NOON, "fill_level": 0.1}],
     )
     for size in (1, 2):
         assert told(run(lambda: detectors(territory()), rows, size)) == [
-            ("bin_full", "a", False),
             ("bin_full", "a", True),
-        ], "both changes are told; the order of `run` is that of its columns"
+            ("bin_full", "a", False),
+        ]
 
 
 def test_each_territory_has_its_own_rules() -> None:
@@ -200,17 +202,32 @@ def test_each_territory_has_its_own_rules() -> None:
     assert found.select("jurisdiction_id", "severity", "threshold").rows() == [(JURISDICTION, "error", 0.5)]
 
 
-def test_findings_are_ordered() -> None:
-    """Within a batch findings come by event time, then offset, then rule."""
+def test_findings_of_a_condition_stand_in_the_order_of_its_changes() -> None:
+    """Rule after rule, each in the order of the rows: an end never stands before the beginning it ends."""
+    levels = [0.9, 0.1, 0.9, 0.1]
     rows = frame(
-        "sensor",
-        [
-            {"asset_id": "b", "at": NOON + MINUTE, "fill_level": 0.9, "temperature_c": 99.0},
-            {"asset_id": "a", "at": NOON, "fill_level": 0.9},
-        ],
+        "sensor", [{"asset_id": "a", "at": NOON, "fill_level": level, "temperature_c": 99.0} for level in levels]
     )
     found = detectors(territory()).step(rows, 0)
-    assert told(found) == [("bin_full", "a", True), ("bin_fire", "b", True), ("bin_full", "b", True)]
+    assert told(found) == [("bin_fire", "a", True), *[("bin_full", "a", raised) for raised in (True, False) * 2]]
+
+
+LOUD: dict[str, dict[str, Any]] = {
+    "sensor": {"fill_level": 0.9, "temperature_c": 99.0},
+    "lighting": {"lamp_status": "column_issue"},
+}
+
+
+def test_nothing_but_the_declared_columns_is_read() -> None:
+    """What rows that wait are kept of is all that detectors ask for: the findings are those of the whole rows."""
+    for domain, columns in COLUMNS.items():
+        loud: dict[str, Any] = LOUD.get(domain, {})
+        rows = frame(domain, [{"asset_id": "a", "at": NOON + n * MINUTE} | loud for n in range(3)])
+        found = detectors(territory()).step(rows, NOON)
+        if columns:
+            kept = rows.select(*columns, "domain", "watermark")
+            assert_frame_equal(detectors(territory()).step(kept, NOON), found)
+        assert len(found) == len(loud)
 
 
 def test_rows_without_an_asset_are_passed_over() -> None:

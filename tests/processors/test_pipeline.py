@@ -20,10 +20,12 @@ from tests.support.batches import (
     Ran,
     batch,
     batch_of,
+    cut,
     encoded,
     event,
     events,
     process,
+    raw_bytes,
     reference,
     state_of,
     zones_of,
@@ -251,7 +253,21 @@ def test_time_alone_raises_silence() -> None:
     assert (told.alertname, told.asset_id, told.state) == ("silent", "bin-00017", "firing")
     assert advance(state, RECEIVED_MS + 2 * HOUR, shared) == ()
     assert advance(state, RECEIVED_MS, shared) == ()
-    assert state.watermark_ms == RECEIVED_MS + 2 * HOUR
+    assert state.clock_ms == RECEIVED_MS + 2 * HOUR
+
+
+def test_time_that_passes_makes_nobody_late() -> None:
+    """The wall clock moves alerts and never a stored row: who is late follows from the records alone."""
+    shared = reference()
+    first, second = cut(batch_of(events(6)), [3])
+    rows = []
+    for now_ms in (0, RECEIVED_MS + HOUR):
+        state = state_of(first, shared)
+        process(first, state, shared)
+        advance(state, now_ms, shared)
+        (outcome,) = process(second, state, shared)
+        rows.append((raw_bytes(outcome.events), state.watermark_ms))
+    assert rows[0] == rows[1]
 
 
 def test_a_new_partition_knows_nothing() -> None:
