@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pytest
-from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from schemas.contracts import DOMAINS, Domain, contract, contract_of
 from sinks import clickhouse as module
-from sinks.clickhouse import Sink, SinkAwayError, SinkError, connect, error_code, migrate, migrations
+from sinks.clickhouse import Sink, SinkAwayError, SinkError, connect, migrate, migrations
+from sinks.errors import clickhouse_number
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -31,9 +33,11 @@ _EXTRA: Final = {
     "late": "Bool",
     "territory_version": "LowCardinality(String)",
     "topic": "LowCardinality(String)",
+    "epoch": "LowCardinality(String)",
     "partition": "UInt16",
     "offset": "Int64",
     "chunk": "Int64",
+    "term": "UInt32",
 }
 _NEAREST: Final = {"nearest_asset_id": "Nullable(String)", "nearest_asset_m": "Nullable(Float64)"}
 
@@ -108,10 +112,10 @@ def test_event_tables_have_the_fields_of_their_contract(clickhouse: Sink, domain
 
 
 def test_the_transition_table_has_the_fields_of_the_alert(clickhouse: Sink) -> None:
-    """Alerts are stored as they are published."""
+    """Alerts are stored as they are published, with the place in the log that made them."""
     found = columns(clickhouse, "alert_transitions")
     alert = contract("Alert")
-    assert set(found) == {f.name for f in alert.fields}
+    assert set(found) == {f.name for f in alert.fields} | {"topic", "epoch", "partition", "offset"}
     for f in alert.fields:
         assert ("Nullable(" in found[f.name]) == f.nullable, f.name
 
@@ -119,7 +123,7 @@ def test_the_transition_table_has_the_fields_of_the_alert(clickhouse: Sink) -> N
 def test_rejects_hold_no_payload(clickhouse: Sink) -> None:
     """Where and why, never what: a refused record may be anybody's data, and its bytes are in the dead-letter topic."""
     assert set(columns(clickhouse, "rejects")) == {
-        "topic", "partition", "offset", "received_at", "stage", "reason", "detail",
+        "topic", "epoch", "partition", "offset", "term", "received_at", "stage", "reason", "detail",
     }  # fmt: skip
 
 
@@ -188,7 +192,7 @@ def test_a_refused_block_is_an_error_that_is_not_tried_again(clickhouse: Sink) -
     with pytest.raises(SinkError, match="refused inserting into nowhere") as caught:
         sink.insert("nowhere", reject_rows(1), "a")
     assert not isinstance(caught.value, SinkAwayError)
-    assert error_code(caught.value.__cause__ or caught.value) == 60
+    assert clickhouse_number(caught.value.__cause__) == 60
     assert said == []
 
 
@@ -200,88 +204,86 @@ def test_results_come_as_frames_and_rows(clickhouse: Sink) -> None:
     assert clickhouse.frame("SELECT offset FROM rejects").is_empty()
 
 
-# --- what goes wrong
+# --- what else is done to tables
 
 
-@dataclass
-class Scripted:
-    """A client that does, one call after the other, what its script says: raise an error, or answer."""
-
-    script: list[Exception | None]
-    tokens: list[str] = field(default_factory=list)
-
-    def insert_arrow(self, table: str, rows: pa.Table, settings: dict[str, Any]) -> None:
-        self.tokens.append(settings["insert_deduplication_token"])
-        assert settings["async_insert"] == 0
-        if (step := self.script.pop(0)) is not None:
-            raise step
+@pytest.fixture
+def patient(clickhouse: Sink) -> Sink:
+    """For work that takes its time on a loaded machine."""
+    return replace(clickhouse, retry_budget_s=60.0)
 
 
-def scripted(*script: Exception | None, budget_s: float = 30.0) -> tuple[Sink, Scripted, list[str]]:
-    said: list[str] = []
-    client = Scripted(list(script))
-    return Sink(client, "http://nowhere", budget_s, said.append), client, said
+@pytest.fixture
+def table(clickhouse: Sink) -> Iterator[str]:
+    """A table of its own: `number`, and `name` that must not be 'bad'."""
+    clickhouse.command(
+        "CREATE TABLE numbers_here (number Int64, name String, CONSTRAINT good CHECK name != 'bad') "
+        "ENGINE = MergeTree ORDER BY number SETTINGS non_replicated_deduplication_window = 1000"
+    )
+    yield "numbers_here"
+    clickhouse.command("DROP TABLE numbers_here SYNC")
 
 
-_AWAY: Final[dict[str, Callable[[], Exception]]] = {
-    "no connection": lambda: OperationalError("Error connection refused executing HTTP request"),
-    "connection reset": lambda: ConnectionResetError("reset"),
-    "time out": lambda: TimeoutError("timed out"),
-    "too many queries": lambda: DatabaseError("Received ClickHouse exception, code: 202", code=202),
-    "memory limit": lambda: DatabaseError("Code: 241. DB::Exception: Memory limit (total) exceeded", code=241),
-    "too many parts": lambda: DatabaseError("Code: 252. DB::Exception: Too many parts", code=252),
-    "proxy without a server": lambda: DatabaseError("HTTP driver received HTTP status 502, server response: Bad"),
-}
+def numbers(*values: int) -> pa.Table:
+    return pa.table({"number": pa.array(values, pa.int64()), "name": [f"n{value}" for value in values]})
 
 
-@pytest.mark.parametrize("error", _AWAY.values(), ids=_AWAY.keys())
-def test_what_passes_by_itself_is_tried_again_under_the_same_token(error: Callable[[], Exception]) -> None:
-    """A server that is away or busy is waited for, which is told; the block keeps its name, so it is stored once."""
-    sink, client, said = scripted(error(), error(), None)
-    sink.insert("rejects", reject_rows(1), "a")
-    assert len(said) == 2
-    assert said[0] == "ClickHouse is away while inserting into rejects; trying again for up to 30 s"
-    assert len(client.tokens) == 3
-    assert len(set(client.tokens)) == 1
+def test_deleted_rows_are_gone_when_it_returns(patient: Sink, table: str) -> None:
+    """Whoever rebuilds reads nothing of what was there before; parameters are bound, never pasted."""
+    patient.insert(table, numbers(*range(1_000)), "a")
+    patient.delete(table, "number < {below:Int64} AND name != {name:String}", {"below": 990, "name": "n'5"})
+    assert patient.rows(f"SELECT count(), min(number) FROM {table}") == [(10, 990)]
+    patient.delete(table, "number < 990")
+    assert patient.rows(f"SELECT count() FROM {table}") == [(10,)]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        DatabaseError("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space", code=243),
-        DatabaseError("Code: 60. DB::Exception: Table default.rejects does not exist", code=60),
-        DatabaseError("Received ClickHouse exception, code: 516, server response: Authentication failed", code=516),
-        DatabaseError("HTTP driver received HTTP status 404"),
-    ],
-    ids=["disk full", "no table", "wrong password", "not a ClickHouse"],
-)
-def test_what_does_not_pass_stops_at_once(error: Exception) -> None:
-    """A full disk or a wrong password does not mend itself: one try, and nothing is taken for stored."""
-    sink, client, said = scripted(error, None)
-    with pytest.raises(SinkError) as caught:
-        sink.insert("rejects", reject_rows(1), "a")
-    assert not isinstance(caught.value, SinkAwayError)
-    assert (len(client.tokens), said) == (1, [])
+def test_deleted_rows_come_back_only_under_another_name(patient: Sink, table: str) -> None:
+    """The trap that `delete` warns of: the table remembers the blocks of deleted rows."""
+    for names, count in (("a", 3), ("a", 0), ("b", 3)):
+        patient.insert(table, numbers(1, 2, 3), names)
+        assert patient.rows(f"SELECT count() FROM {table}") == [(count,)]
+        patient.delete(table, "1")
 
 
-def test_the_budget_bounds_the_waiting() -> None:
-    """After the budget the error is given to whoever stops the worker, and nothing was acknowledged."""
-    sink, _, said = scripted(*(ConnectionRefusedError("refused") for _ in range(1_000)), budget_s=0.3)
-    started = time.monotonic()
-    with pytest.raises(SinkAwayError, match="cannot be reached while inserting into rejects"):
-        sink.insert("rejects", reject_rows(1), "a")
-    assert 0.2 < time.monotonic() - started < 6
-    assert said
+def test_a_deletion_is_waited_for_and_not_sent_again(patient: Sink, table: str) -> None:
+    """One that does not end within the budget is an error, and has left one piece of work behind, not one a try."""
+    patient.insert(table, numbers(1), "a")
+    patient.command(f"SYSTEM STOP MERGES {table}")
+    with pytest.raises(SinkAwayError, match="has not finished deleting from numbers_here"):
+        replace(patient, retry_budget_s=0.2).delete(table, "number = 1")
+    mutations = f"SELECT is_done FROM system.mutations WHERE table = '{table}'"
+    assert patient.rows(mutations) == [(0,)]
+    patient.command(f"SYSTEM START MERGES {table}")
+    patient.delete(table, "number = 1")
+    assert patient.rows(f"SELECT count() FROM {table}") == [(0,)]
 
 
-@pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:9", "http://user:secret-word@127.0.0.1:9/city", "clickhouse://127.0.0.1:9"]
-)
-def test_nobody_listening_is_away(url: str) -> None:
-    """A server that does not answer may answer later, so the one who waits can tell; the password is not shown."""
-    with pytest.raises(SinkAwayError, match="ClickHouse is away while connecting") as caught:
-        connect(url)
-    assert "secret-word" not in str(caught.value)
+def test_a_deletion_that_cannot_be_is_an_error(clickhouse: Sink) -> None:
+    """No rows were deleted, so nothing may be built upon it."""
+    with pytest.raises(SinkError, match="refused deleting from nowhere"):
+        clickhouse.delete("nowhere", "1")
+
+
+def test_an_insert_of_any_size_is_one_block(clickhouse: Sink, table: str) -> None:
+    """All of it or nothing, and one token: the engine's own blocks end at about a million rows."""
+    part = pa.table({"number": pa.array(range(100_000), pa.int64()), "name": pa.repeat("n", 100_000)})
+    clickhouse.insert(table, pa.concat_tables([part] * 15), "a")
+    assert clickhouse.rows(f"SELECT count() FROM {table}") == [(1_500_000,)]
+    inserted = "SELECT max(rows) FROM system.parts WHERE table = {t:String} AND level = 0"
+    assert clickhouse.rows(inserted, {"t": table}) == [(1_500_000,)]
+
+
+def test_several_threads_use_one_sink(clickhouse: Sink, table: str) -> None:
+    """Flushes, zone watch and supervision share it: no session that takes one query at a time."""
+    with ThreadPoolExecutor(4) as threads:
+        blocks = [threads.submit(clickhouse.insert, table, numbers(n), str(n)) for n in range(20)]
+        reads = [threads.submit(clickhouse.rows, "SELECT {n:Int64}", {"n": n}) for n in range(20)]
+    assert [block.result() for block in blocks] == [()] * 20
+    assert [read.result() for read in reads] == [[(n,)] for n in range(20)]
+    assert clickhouse.rows(f"SELECT count() FROM {table}") == [(20,)]
+
+
+# --- what goes wrong at the start
 
 
 @pytest.mark.parametrize(
@@ -339,3 +341,33 @@ def test_a_second_directory_in_one_process_is_another_error(clickhouse: Sink, tm
     with pytest.raises(SinkError, match="already initialized with path") as caught:
         connect(f"chdb://{tmp_path}")
     assert clickhouse.url.removeprefix("chdb://") in str(caught.value)
+
+
+def first_bytes_sent_to(scheme: str) -> bytes:
+    """What a client sends first to a port of its own choice."""
+    server = socket.create_server(("127.0.0.1", 0))
+    received: list[bytes] = []
+
+    def answer() -> None:
+        with server:
+            connection, _ = server.accept()
+        with connection:
+            received.append(connection.recv(4_096))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with pytest.raises(SinkError):
+        connect(f"{scheme}://user:secret-word@127.0.0.1:{server.getsockname()[1]}/city", timeout_s=1.0)
+    thread.join()
+    return received[0]
+
+
+@pytest.mark.parametrize("scheme", ["https", "clickhouses"])
+def test_https_is_encrypted_on_any_port(scheme: str) -> None:
+    """The client library goes by the port alone: what was to be encrypted went over the wire with the password."""
+    assert first_bytes_sent_to(scheme)[:1] == b"\x16", "not a TLS handshake"
+
+
+def test_http_is_not() -> None:
+    """The test above can tell the difference."""
+    assert first_bytes_sent_to("http").startswith((b"POST", b"GET"))
