@@ -1,5 +1,7 @@
 """Real Apache Kafka for tests and benchmarks: one JVM, broker and controller in one, from Maven Central.
 
+`tests.support.kafka_cluster` makes several of them one cluster.
+
 The jars that `deploy/kafka/pom.xml` pins are copied once into `.cache/kafka/<hash of the pom>`, together with a
 formatted (empty) storage folder and an archive of loaded classes, so that a broker answers about 0.6 s after its
 start. Needs Java 17 and, for the first run, Maven and the network. Each broker has its own ports and temporary
@@ -14,7 +16,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import random
 import re
 import shutil
 import signal
@@ -32,6 +33,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from tests.support.kafka_node import Node, copy_storage, nodes, properties
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 POM: Final = ROOT / "deploy" / "kafka" / "pom.xml"
 CACHE: Final = ROOT / ".cache" / "kafka"
@@ -40,9 +43,6 @@ MIN_JAVA: Final = 17
 START_TIMEOUT_S: Final = 60.0
 #: Kafka's controlled shutdown takes 0.1 to 0.3 s; beyond this it is stuck.
 STOP_TIMEOUT_S: Final = 15.0
-#: Below the range from which Linux picks source ports (32 768 and up): otherwise a client that keeps trying to reach
-#: a broker which is down can be given the broker's own port, and the broker can no longer bind it.
-PORTS: Final = range(20_000, 32_000)
 #: Every broker starts from one formatted folder, so every cluster has the same id.
 CLUSTER_ID: Final = "dmlnaWUtdGVzdHMtMDAwMQ"
 #: C1 only, serial collector: the JVM lives for seconds and shares two cores with what is tested.
@@ -61,7 +61,7 @@ class KafkaError(Exception):
 
 
 @dataclass(frozen=True)
-class _Installation:
+class Installation:
     """What the cache holds: the class path, a formatted storage folder, and the class archive (which may be absent)."""
 
     java: str
@@ -94,25 +94,33 @@ def java_version() -> str | None:
 
 
 class Kafka:
-    """A running (or killed, or stopped) one-node cluster. Made by `real_kafka`.
+    """A running (or killed, or stopped) one-node cluster, or one node of several. Made by `real_kafka`.
 
     `bootstrap` is host:port and stays the same over restarts, as do the data.
     """
 
     def __init__(
-        self, installation: _Installation, folder: Path, output: Path, partitions: int, cores: Collection[int] | None
+        self,
+        installation: Installation,
+        folder: Path,
+        output: Path,
+        partitions: int,
+        cores: Collection[int] | None,
+        node: Node | None = None,
+        jvm: tuple[str, ...] = (),
     ) -> None:
-        broker, controller = _free_ports(2)
-        self.bootstrap = f"127.0.0.1:{broker}"
+        node = node or nodes(1)[0]
+        self.bootstrap = f"127.0.0.1:{node.port}"
         self.output = output
-        self._port = broker
+        self._port = node.port
         self._cores = cores
         self._process: subprocess.Popen[bytes] | None = None
         data = folder / "data"
-        shutil.copytree(installation.storage, data)
+        copy_storage(installation.storage, node, data)
         settings = folder / "server.properties"
-        settings.write_text(_properties(broker, controller, data, partitions), "utf-8")
-        jvm = (f"-XX:SharedArchiveFile={installation.archive}",) if installation.archive.exists() else ()
+        settings.write_text(properties(node, data, partitions), "utf-8")
+        if installation.archive.exists():
+            jvm = (*jvm, f"-XX:SharedArchiveFile={installation.archive}")
         self._command = installation.command("kafka.Kafka", str(settings), jvm=jvm)
 
     @property
@@ -123,10 +131,18 @@ class Kafka:
 
     def start(self) -> None:
         """Start it and return once it answers. Raises KafkaError with the end of its output if it does not."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start the process; `wait` tells when it answers."""
         if self.pid is not None:
             raise KafkaError(f"the broker on {self.bootstrap} is already running")
         with self.output.open("ab") as output, pinned(self._cores):
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+    def wait(self) -> None:
+        """Return once it answers. Raises KafkaError with the end of its output, and kills it, if it does not."""
         deadline = time.monotonic() + START_TIMEOUT_S
         try:
             self._wait_until_answering(deadline)
@@ -203,7 +219,7 @@ def real_kafka(
     those cores. Raises KafkaError; ask `kafka_available` first. What the block raises carries the end of the
     broker's output as a note.
     """
-    installation = _install()
+    installation = install()
     with tempfile.TemporaryDirectory(prefix="vigie-kafka-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         if log_dir is not None:
@@ -222,41 +238,7 @@ def real_kafka(
             kafka.kill()
 
 
-def _properties(broker: int, controller: int, data: Path, partitions: int) -> str:
-    """`server.properties`. One copy of everything, no waiting for members, small buffers, one offsets partition."""
-    settings = {
-        "process.roles": "broker,controller",
-        "node.id": 1,
-        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker}",
-        "log.dirs": data,
-        "num.partitions": partitions,
-        "num.network.threads": 2,
-        "num.io.threads": 2,
-        "auto.create.topics.enable": "false",
-        "delete.topic.enable": "true",
-        "default.replication.factor": 1,
-        "offsets.topic.replication.factor": 1,
-        "offsets.topic.num.partitions": 1,
-        "transaction.state.log.replication.factor": 1,
-        "transaction.state.log.min.isr": 1,
-        "transaction.state.log.num.partitions": 1,
-        "share.coordinator.state.topic.replication.factor": 1,
-        "share.coordinator.state.topic.min.isr": 1,
-        "group.initial.rebalance.delay.ms": 0,
-        # Tests of rebalances wait for a dead member's session to end: let it be short.
-        "group.min.session.timeout.ms": 500,
-        # After SIGKILL the controller refuses the new broker until the old one's session ends (9 s by default).
-        "broker.session.timeout.ms": 2000,
-        "broker.heartbeat.interval.ms": 300,
-        "log.cleaner.dedupe.buffer.size": 4 * 1024 * 1024,
-    }
-    return "".join(f"{key}={value}\n" for key, value in settings.items())
-
-
-def _install() -> _Installation:
+def install() -> Installation:
     """Fetch, format and archive once, under a lock that other processes respect. Raises KafkaError."""
     reason = kafka_available()
     java = _java()
@@ -274,11 +256,11 @@ def _install() -> _Installation:
     return installation
 
 
-def _installation(java: str, home: Path) -> _Installation:
+def _installation(java: str, home: Path) -> Installation:
     jars = sorted(str(jar) for jar in (home / "jars").glob("*.jar"))
     # An archive is valid for one JVM only.
     jvm = hashlib.sha256(_java_banner(java).encode()).hexdigest()[:12]
-    return _Installation(java, os.pathsep.join(jars), home / "storage", home / f"classes-{jvm}.jsa")
+    return Installation(java, os.pathsep.join(jars), home / "storage", home / f"classes-{jvm}.jsa")
 
 
 def _home() -> Path:
@@ -294,13 +276,13 @@ def _fetch(java: str, home: Path) -> None:
         _run(["mvn", "-B", "-q", "-f", str(POM), "dependency:copy-dependencies", output])
         settings = Path(name) / "server.properties"
         # The ports are not stored: each broker gets its own.
-        settings.write_text(_properties(1, 2, draft / "storage", 1), "utf-8")
+        settings.write_text(properties(Node(1, (1,), (2,)), draft / "storage", 1), "utf-8")
         tool = _installation(java, draft).command("kafka.tools.StorageTool")
         _run([*tool, "format", "--cluster-id", CLUSTER_ID, "--config", str(settings)])
         draft.rename(home)
 
 
-def _archive_classes(installation: _Installation) -> None:
+def _archive_classes(installation: Installation) -> None:
     """Run a broker once and let the JVM write down the classes it loaded: it halves the time to the first answer.
 
     Without the archive a broker starts all the same, so a JVM that writes none is not an error.
@@ -348,18 +330,6 @@ def _listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports nobody listens on. Drawn at random, so that processes that start at the same time seldom meet."""
-    found: list[int] = []
-    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise KafkaError(f"no {count} free ports between {PORTS.start} and {PORTS.stop}")
 
 
 def _java() -> str | None:
