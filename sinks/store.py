@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -22,70 +23,174 @@ from sinks.rows import (
     names_of,
     placed,
     reject_table,
+    version_of,
     window_tables,
 )
 
 
+@dataclass(frozen=True)
+class Part:
+    """Rows of one batch, as the stages leave them. `known` are offsets that the table already has: they are skipped."""
+
+    origin: Origin
+    first_offset: int
+    last_offset: int
+    frame: pl.DataFrame
+    known: pl.Series | None = None
+
+    def new(self) -> pl.DataFrame:
+        """The rows that the table does not have."""
+        return self.frame if self.known is None else self.frame.filter(~pl.col("offset").is_in(self.known.implode()))
+
+
+@dataclass(frozen=True)
+class ChunkPart:
+    """Window rows (WINDOW_SCHEMA) of one chunk, as they stand when the partition has come to `next_offset`."""
+
+    origin: Origin
+    chunk: int
+    next_offset: int
+    rows: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A partition's state, and the next offset to read with it."""
+
+    origin: Origin
+    next_offset: int
+    watermark: datetime
+    code_version: str
+    owner: str
+    taken_at: datetime
+    state: bytes
+
+
+@dataclass(frozen=True, order=True)
+class Pass:
+    """Event time lifted without a record: the last offset read, and the instant in milliseconds since 1970."""
+
+    offset: int
+    passed_ms: int
+
+
 @dataclass
 class Block:
-    """One flush. Parts are (origin, first offset, last offset); frames are as the stages leave them."""
+    """One flush. `alerts`: (origin, last offset read, values of the Alert contract)."""
 
-    events: dict[Domain, list[tuple[Origin, int, int, pl.DataFrame]]] = field(default_factory=lambda: defaultdict(list))
-    refused: list[tuple[Origin, int, int, pl.DataFrame]] = field(default_factory=list)
-    windows: list[tuple[Origin, int, int, pl.DataFrame]] = field(default_factory=list)
-    """(origin, chunk's first offset, version, rows)"""
-    alerts: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    snapshots: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    events: dict[Domain, list[Part]] = field(default_factory=lambda: defaultdict(list))
+    refused: list[Part] = field(default_factory=list)
+    windows: list[ChunkPart] = field(default_factory=list)
+    alerts: list[tuple[Origin, int, Mapping[str, Any]]] = field(default_factory=list)
+    passes: list[tuple[Origin, Pass]] = field(default_factory=list)
 
 
-def store(block: Block, sink: Sink, zones: ZoneMaps, territory_versions: Mapping[str, str]) -> None:
-    """Write one flush. Raises SinkError; then some of its tables may be written, and writing it again is safe.
+@dataclass(frozen=True)
+class RefusedEvent:
+    """An event that ClickHouse will not take, whatever is tried."""
 
-    Truth goes first: events and rejects, then what is derived from them.
+    topic: str
+    partition: int
+    offset: int
+    message: str
+
+
+def store_records(
+    block: Block, sink: Sink, zones: ZoneMaps, territory_versions: Mapping[str, str]
+) -> list[RefusedEvent]:
+    """Write events and rejects: the truth. Returns the events that ClickHouse refused; the others are stored.
+
+    Raises SinkError; then some of it may be written, and writing it again is safe.
     """
+    refused = []
     for domain, parts in block.events.items():
-        _store_events(domain, parts, sink, zones, territory_versions)
-    if block.refused:
-        table = pa.concat_tables([reject_table(frame, origin) for origin, _, _, frame in block.refused])
-        sink.insert("rejects", table, names_of([part[:3] for part in block.refused]))
-    _store_windows(block.windows, sink)
+        frames = [placed(part.new(), part.origin, territory_versions) for part in parts]
+        frame = pl.concat(frames)
+        names = _names(parts)
+        for day, table in event_tables(frame, domain, zones):
+            for row in sink.insert(f"events_{domain}", table, f"{names}|{day}"):
+                place = table.select(["topic", "partition", "offset"]).slice(row.row, 1).to_pylist()[0]
+                refused.append(RefusedEvent(**place, message=row.message))
+    store_rejects(block.refused, sink)
+    return refused
+
+
+def store_rejects(parts: Sequence[Part], sink: Sink) -> None:
+    """Write rejects (REJECT_SCHEMA with `offset` and `received_at`)."""
+    if parts:
+        table = pa.concat_tables([reject_table(part.new(), part.origin) for part in parts])
+        sink.insert_whole("rejects", table, _names(parts))
+
+
+def store_derived(block: Block, sink: Sink, zones: ZoneMaps, territory_versions: Mapping[str, str]) -> None:
+    """Write what follows from the records: the newest state of assets, window rows, alert transitions."""
+    for domain, parts in block.events.items():
+        frame = pl.concat([placed(part.frame, part.origin, territory_versions) for part in parts])
+        sink.insert_whole("asset_state", asset_states(frame, domain, zones), f"{domain}|{_names(parts)}")
+    store_windows(block.windows, sink)
+    # Before the alerts that came of them: an alert that nobody could make again would stand for ever.
+    store_passes(block.passes, sink)
     if block.alerts:
         store_alerts(block.alerts, sink)
-    if block.snapshots:
-        rows = pl.DataFrame(block.snapshots).to_arrow(compat_level=pl.CompatLevel.oldest())
-        names = ";".join(f"{s['topic']}/{s['partition']}:{s['last_offset']}:{s['taken_at']}" for s in block.snapshots)
-        sink.insert("snapshots", rows, names)
 
 
-def store_alerts(transitions: Sequence[Mapping[str, Any]], sink: Sink) -> None:
-    """Write alert transitions (values of the Alert contract)."""
-    sink.insert("alert_transitions", alert_table(transitions), ";".join(t["transition_id"] for t in transitions))
+def store_alerts(transitions: Sequence[tuple[Origin, int, Mapping[str, Any]]], sink: Sink) -> None:
+    """Write alert transitions: (origin, last offset read, values of the Alert contract)."""
+    names = ";".join(f"{origin}:{values['transition_id']}@{offset}" for origin, offset, values in transitions)
+    sink.insert_whole("alert_transitions", alert_table(transitions), names)
 
 
-def _store_events(
-    domain: Domain,
-    parts: Sequence[tuple[Origin, int, int, pl.DataFrame]],
-    sink: Sink,
-    zones: ZoneMaps,
-    territory_versions: Mapping[str, str],
-) -> None:
-    frame = pl.concat([placed(frame, origin, territory_versions) for origin, _, _, frame in parts])
-    if frame.is_empty():
+def store_passes(passes: Sequence[tuple[Origin, Pass]], sink: Sink) -> None:
+    """Write where and how far time has passed without records."""
+    if not passes:
         return
-    names = names_of([part[:3] for part in parts])
-    for day, table in event_tables(frame, domain, zones):
-        sink.insert(f"events_{domain}", table, f"{names}|{day}")
-    states = asset_states(frame, domain, zones)
-    sink.insert("asset_state", states, f"{domain}|{names}")
+    rows = [
+        {"topic": o.topic, "epoch": o.epoch, "partition": o.partition, "term": o.term}
+        | {"offset": one.offset, "passed": one.passed_ms}
+        for o, one in passes
+    ]
+    schema = {"partition": pl.UInt16(), "term": pl.UInt32(), "offset": pl.Int64(), "passed": pl.Int64()}
+    table = pl.DataFrame(rows, schema_overrides=schema).cast({"passed": pl.Datetime("ms", "UTC")})
+    names = ";".join(sorted(f"{o}:{one.offset}:{one.passed_ms}" for o, one in passes))
+    sink.insert_whole("passes", table.to_arrow(compat_level=pl.CompatLevel.oldest()), names)
 
 
-def _store_windows(chunks: Iterable[tuple[Origin, int, int, pl.DataFrame]], sink: Sink) -> None:
+def store_windows(chunks: Iterable[ChunkPart], sink: Sink) -> None:
+    """Write window rows. Their version is the owner's term and how far the partition has come."""
     tables: dict[str, list[pa.Table]] = defaultdict(list)
     names = []
-    for origin, chunk, version, rows in chunks:
-        names.append(f"{origin.topic}/{origin.partition}:{chunk}@{version}")
-        for month, table in window_tables(rows, origin, chunk, version):
+    for part in chunks:
+        names.append(f"{part.origin}:{part.chunk}-{part.next_offset}")
+        for month, table in window_tables(part.rows, part.origin, part.chunk, part.next_offset):
             tables[month].append(table)
     digest = hashlib.sha256(";".join(sorted(names)).encode()).hexdigest()
     for month, parts in sorted(tables.items()):
-        sink.insert("window_rows", pa.concat_tables(parts), f"{digest}|{month}")
+        sink.insert_whole("window_rows", pa.concat_tables(parts), f"{digest}|{month}")
+
+
+def store_snapshots(snapshots: Sequence[Snapshot], sink: Sink) -> None:
+    """Write the states of partitions; everything they include must be durable."""
+    rows = [
+        {
+            "topic": s.origin.topic,
+            "epoch": s.origin.epoch,
+            "partition": s.origin.partition,
+            "next_offset": s.next_offset,
+            "watermark": s.watermark,
+            "code_version": s.code_version,
+            "owner": s.owner,
+            "taken_at": s.taken_at,
+            "version": version_of(s.origin.term, s.next_offset),
+            "state": s.state,
+        }
+        for s in snapshots
+    ]
+    schema = {"partition": pl.UInt16(), "version": pl.UInt64(), "state": pl.Binary()}
+    instants = pl.col("watermark", "taken_at").dt.cast_time_unit("ms")
+    table = pl.DataFrame(rows, schema_overrides=schema).with_columns(instants)
+    names = ";".join(f"{s.origin}:{s.next_offset}:{s.taken_at}:{s.code_version}" for s in snapshots)
+    sink.insert_whole("snapshots", table.to_arrow(compat_level=pl.CompatLevel.oldest()), names)
+
+
+def _names(parts: Iterable[Part]) -> str:
+    return names_of((part.origin, part.first_offset, part.last_offset) for part in parts)

@@ -46,10 +46,11 @@ def build(
         topic_allow_declare=False,
         # A worker that does not fetch for a while (sink down, idle standby) must not be thrown out of its group.
         broker_max_poll_interval=86_400.0,
-        broker_session_timeout=60.0,
-        broker_request_timeout=90.0,
-        broker_rebalance_timeout=60.0,
-        broker_heartbeat_interval=3.0,
+        broker_session_timeout=settings.session_timeout_s,
+        # Faust refuses one below the session's, which it waits for in a rebalance.
+        broker_request_timeout=max(90.0, 1.5 * settings.session_timeout_s),
+        broker_rebalance_timeout=settings.rebalance_timeout_s,
+        broker_heartbeat_interval=min(3.0, settings.session_timeout_s / 3),
         broker_max_poll_records=settings.batch_records,
         broker_check_crcs=True,
         consumer_max_fetch_size=settings.fetch_bytes,

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 
 from schemas.contracts import ALERT_TOPIC, DEAD_LETTER_TOPIC, RAW_TOPICS
@@ -16,6 +24,8 @@ from streams.settings import Settings
 
 _TIMEOUT_S: Final = 10.0
 _DAY_MS: Final = 86_400_000
+#: How librdkafka names the cluster of its own broker.
+_IN_PROCESS: Final = "mockCluster"
 
 
 class BrokerError(RuntimeError):
@@ -123,6 +133,26 @@ def end_offsets(settings: Settings) -> dict[Place, tuple[int, int]]:
         raise BrokerError(f"Kafka would not tell its offsets: {reason(error)}") from error
     finally:
         consumer.close()
+
+
+def topic_ids(settings: Settings) -> dict[str, str]:
+    """The ids Kafka gave the raw topics when they were created; "" where brokers give none (before 2.8, in process).
+
+    Raises BrokerError when no broker answers.
+    """
+    admin = AdminClient(client_config(settings))
+    try:
+        cluster = admin.list_topics(timeout=_TIMEOUT_S)
+        names = [name for name in RAW_TOPICS.values() if name in cluster.topics]
+        if (cluster.cluster_id or "").startswith(_IN_PROCESS):
+            # It does not know the question, and closes the connection.
+            return dict.fromkeys(names, "")
+        described = admin.describe_topics(TopicCollection(names), request_timeout=_TIMEOUT_S)
+        ids = {name: future.result(timeout=2 * _TIMEOUT_S).topic_id for name, future in described.items()}
+    except (KafkaException, FutureTimeoutError) as error:
+        told = reason(error) if isinstance(error, KafkaException) else "no answer in time"
+        raise BrokerError(f"Kafka would not tell the ids of its topics: {told}") from error
+    return {name: str(given) if given is not None else "" for name, given in ids.items()}
 
 
 def reason(error: KafkaException) -> str:

@@ -113,6 +113,7 @@ class Demo:
             group="vigie-demo",
             instance_id=None,
             flush_interval_s=0.5,
+            snapshot_interval_s=1.0,
             log_batches=False,
             idle_grace_s=2.0,
             zone_watch_interval_s=1.0,

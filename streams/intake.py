@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from processors.pipeline import Limits, Outcome, PartitionState, Reference, run
+from processors.refusals import Breach, RefusalLimits
 from processors.validate import ClockLimits
 from schemas.contracts import contract_of
 from schemas.framing import prefixes
@@ -19,6 +20,19 @@ class AccountingError(RuntimeError):
     """A batch whose records did not end as exactly one event or one reject each: a bug of ours, never data's fault."""
 
 
+class PoisonError(RuntimeError):
+    """So many records of a partition are refused that it cannot be its senders' everyday mistakes."""
+
+    def __init__(self, topic: str, partition: int, breach: Breach) -> None:
+        setting = "VIGIE_MAX_CONSECUTIVE_INVALID" if breach.kind == "consecutive" else "VIGIE_MAX_INVALID_RATIO"
+        super().__init__(
+            f"{breach.refused} of {breach.records} records of {topic}/{partition} are refused (offsets "
+            f"{breach.first_offset} to {breach.last_offset}, most often: {breach.reason}). Nothing of that batch has "
+            "gone to the dead letters. If the senders are wrong, stop them; if vigie is (a new schema, another "
+            f"territory), set it right; if they shall all be dead letters, raise {setting}"
+        )
+
+
 class Intake:
     """The blocking work between a fetched batch and its outcomes."""
 
@@ -28,8 +42,8 @@ class Intake:
         self._writers = Writers(older=settings.older_schemas, registry_url=settings.schema_registry_url)
         self._log = logger("intake")
 
-    def through_the_stages(self, batch: Batch, state: PartitionState) -> list[Outcome]:
-        """Take the batch through every stage. Changes `state`.
+    def through_the_stages(self, batch: Batch, state: PartitionState, condemned: Container[int]) -> list[Outcome]:
+        """Take the batch through every stage. Changes `state`. `condemned`: offsets that ClickHouse refused before.
 
         Raises RegistryAwayError when the registry stays away longer than the retry budget, and AccountingError.
         """
@@ -45,7 +59,7 @@ class Intake:
                     raise
                 self._log.warning("waiting for the schema registry", error=str(error))
                 sleep_s(1.0)
-        outcomes = run(batch, state, self._reference, writers)
+        outcomes = run(batch, state, self._reference, writers, condemned)
         ended = sum(len(o.events) + len(o.refused) for o in outcomes)
         if ended != len(batch):
             raise AccountingError(
@@ -81,6 +95,11 @@ def limits(settings: Settings) -> Limits:
         disorder_ms=round(settings.disorder_s * 1_000),
         chunk_records=settings.chunk_records,
         max_record_bytes=settings.max_record_bytes,
+        refusals=RefusalLimits(
+            max_ratio=settings.max_invalid_ratio,
+            max_consecutive=settings.max_consecutive_invalid,
+            window=settings.invalid_window,
+        ),
     )
 
 

@@ -1,19 +1,23 @@
 """Who has come how far: one entry per assigned partition, the only keeper of offsets.
 
 Faust's own acknowledgements would commit past a batch that is still in flight, so topics are declared `acks=False` and
-offsets move here alone: *received* when a batch is handed out, *durable* when everything that follows from it is stored
-and confirmed, *committed* after that. All offsets are the next one to read.
+offsets move here alone. All offsets are the next one to read: `next_offset` when a batch is processed, `stored` when
+everything that follows from it is stored and confirmed, `durable` when a snapshot includes it, so that a restart goes
+on from there, `committed` when Kafka knows.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from processors.alerts import Transition
 from processors.pipeline import ChunkRows, Outcome, PartitionState
 from schemas.records import Batch, joined
+from sinks.rows import Origin
+from sinks.store import Pass
+from sinks.stored import Tail
 
 
 @dataclass(frozen=True, order=True)
@@ -26,34 +30,57 @@ class Place:
 
 @dataclass(frozen=True)
 class Cut:
-    """What one partition has to give at a flush: a consistent cut of everything up to `next_offset`."""
+    """What one partition has to give at a flush: a consistent cut of everything up to `next_offset`.
+
+    `transitions`: (last offset read when it was made, transition). `state` is the frozen state where a snapshot is due.
+    """
 
     place: Place
+    origin: Origin
     outcomes: tuple[Outcome, ...]
     chunks: tuple[ChunkRows, ...]
-    transitions: tuple[Transition, ...]
+    transitions: tuple[tuple[int, Transition], ...]
     next_offset: int
-    watermark_ms: int
+    clock_ms: int
+    tail: Tail | None = None
+    state: bytes | None = None
+    passes: tuple[Pass, ...] = ()
 
 
 @dataclass
 class Entry:
     """One partition: what has arrived, its state, and what waits to be flushed.
 
-    `lock` orders batches, cuts and the passing of time.
+    `lock` orders batches, cuts and the passing of time. `mark` parts fetches begun before this entry from later ones.
+    `tail` is what a former owner had stored beyond the state, until it has been processed again; `condemned` the
+    offsets that ClickHouse refused; `due` where time is to pass again as it did before. `fetched` is the offset that
+    the next batch should begin with, `proven` whether a batch has begun there since reading was set to it.
     """
 
     state: PartitionState
+    origin: Origin
+    next_offset: int
+    mark: int = 0
+    tail: Tail | None = None
+    condemned: frozenset[int] = frozenset()
+    due: list[Pass] = field(default_factory=list)
     inbox: list[Batch] = field(default_factory=list)
-    next_offset: int | None = None
-    durable: int | None = None
+    stored: int = 0
+    durable: int = 0
     committed: int | None = None
+    fetched: int = 0
+    proven: bool = False
     received_s: float = 0.0
-    progress_s: float = 0.0
+    snapshot_s: float = 0.0
+    commit_s: float = 0.0
     idle_progress: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
-    transitions: list[Transition] = field(default_factory=list)
+    transitions: list[tuple[int, Transition]] = field(default_factory=list)
+    passes: list[Pass] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.stored = self.durable = self.fetched = self.next_offset
 
     @property
     def arrived(self) -> int:
@@ -61,9 +88,15 @@ class Entry:
         return sum(map(len, self.inbox))
 
     def take(self, most: int) -> Batch | None:
-        """The next records to process, at most so many, as one batch."""
+        """The next records to process, at most so many and none beyond where time is due to pass, as one batch."""
         if not self.inbox:
             return None
+        if self.due and self.inbox[0].first_offset <= self.due[0].offset:
+            first = self.inbox[0]
+            until = int((first.offsets <= self.due[0].offset).sum())
+            if until < len(first):
+                self.inbox[:1] = [first.part(0, until), first.part(until, len(first))]
+            return self.inbox.pop(0)
         taken, count = 0, 0
         while taken < len(self.inbox) and count < most:
             count += len(self.inbox[taken])
@@ -76,12 +109,18 @@ class Entry:
 
     @property
     def waiting(self) -> int:
-        """Events that are processed and not yet durable."""
+        """Events that are processed and not yet stored."""
         return sum(len(outcome.events) for outcome in self.outcomes)
 
     @property
     def dirty(self) -> bool:
-        return bool(self.outcomes or self.transitions or self.idle_progress)
+        """Whether something waits to be stored."""
+        return bool(self.outcomes or self.transitions or self.next_offset > self.stored)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether the newest snapshot lacks something."""
+        return self.dirty or self.idle_progress or self.stored > self.durable
 
 
 class Ledger:
@@ -93,13 +132,15 @@ class Ledger:
     def __iter__(self) -> Iterator[tuple[Place, Entry]]:
         return iter(list(self._entries.items()))
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def get(self, place: Place) -> Entry | None:
         return self._entries.get(place)
 
-    def hold(self, place: Place, state: PartitionState) -> Entry:
-        """Begin to keep a partition."""
-        entry = self._entries[place] = Entry(state)
-        return entry
+    def hold(self, place: Place, entry: Entry) -> None:
+        """Begin to keep a partition, in place of what was known of it."""
+        self._entries[place] = entry
 
     def drop(self, place: Place) -> None:
         self._entries.pop(place, None)
@@ -111,27 +152,41 @@ class Ledger:
             if place not in kept:
                 del self._entries[place]
 
-    def resume(self, committed: Mapping[Place, int | None]) -> None:
-        """Forget state that does not end where reading resumes: it would count what is read again twice.
-
-        What has arrived and is not processed will be read again.
-        """
-        for place, offset in committed.items():
-            entry = self._entries.get(place)
-            if entry is not None:
-                entry.inbox.clear()
-            if entry is not None and (entry.dirty or entry.next_offset != offset):
-                del self._entries[place]
+    def stored(self, cuts: Iterable[Cut]) -> None:
+        """Note that the cuts are stored and confirmed."""
+        for cut in cuts:
+            if entry := self._same(cut):
+                entry.stored = max(entry.stored, cut.next_offset)
+                if entry.tail is not None and cut.next_offset > entry.tail.last:
+                    entry.tail = None
 
     def durable(self, cuts: Iterable[Cut]) -> dict[Place, int]:
-        """Note that the cuts are stored and confirmed. Returns the offsets to commit."""
+        """Note that snapshots include the cuts. Returns the offsets to commit."""
         offsets = {}
         for cut in cuts:
-            entry = self._entries.get(cut.place)
-            if entry is not None and cut.next_offset > (entry.durable or 0):
-                entry.durable = cut.next_offset
-                offsets[cut.place] = cut.next_offset
+            if entry := self._same(cut):
+                entry.durable = max(entry.durable, cut.next_offset)
+                if entry.durable != entry.committed:
+                    offsets[cut.place] = entry.durable
         return offsets
+
+    def _same(self, cut: Cut) -> Entry | None:
+        """The entry that a cut was made of; None when the partition has changed hands since."""
+        entry = self._entries.get(cut.place)
+        return entry if entry is not None and entry.origin == cut.origin else None
+
+    def uncommitted(self, before_s: float) -> dict[Place, int]:
+        """Offsets that Kafka has not been told, and was not asked to take since `before_s` (monotonic)."""
+        return {
+            place: entry.durable
+            for place, entry in self._entries.items()
+            if entry.durable != entry.committed and entry.commit_s <= before_s
+        }
+
+    @property
+    def progress(self) -> int:
+        """A number that grows whenever anything moves on."""
+        return sum(entry.next_offset + entry.stored + entry.durable for entry in self._entries.values())
 
     @property
     def arrived(self) -> int:
@@ -140,7 +195,7 @@ class Ledger:
 
     @property
     def waiting(self) -> int:
-        """Events processed and not yet durable, over all partitions."""
+        """Events processed and not yet stored, over all partitions."""
         return sum(entry.waiting for entry in self._entries.values())
 
     @property

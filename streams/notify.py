@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
+
+from faust.types import TP
 
 from schemas.codec import decode
 from schemas.contracts import contract
@@ -19,6 +22,8 @@ from streams.settings import Settings
 from streams.tally import Tally
 
 _ALERT: Final = contract("Alert")
+#: Transitions that may wait for a receiver.
+_MOST_WAITING: Final = 10_000
 
 
 class Notifier:
@@ -29,6 +34,8 @@ class Notifier:
         self._clock = clock
         self._tally = tally
         self._closed = False
+        self._waiting: deque[tuple[TP, Batch, int]] = deque()
+        self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "webhook")
         self._sink: WebhookSink | None = None
         if settings.webhook_url:
@@ -40,7 +47,30 @@ class Notifier:
                 budget_s=settings.webhook_budget_s,
             )
 
-    async def deliver(self, batch: Batch) -> bool:
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits that no more should be taken: a receiver that is away must not fill the memory."""
+        return sum(len(batch) for _, batch, _ in self._waiting) >= _MOST_WAITING
+
+    def take(self, tp: TP, batch: Batch, generation: int) -> None:
+        """Have a batch of the alert topic told, in its turn. `generation` is the one it was fetched in."""
+        self._waiting.append((tp, batch, generation))
+        self._arrived.set()
+
+    async def run(self, told: Callable[[TP, int, int], Awaitable[bool]]) -> None:
+        """Tell what was taken, for ever. `told` hears of each batch (partition, next offset, generation); it answers
+        False when the partition is no longer ours, and what else was fetched in that generation is dropped."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                tp, batch, generation = self._waiting[0]
+                if await self._deliver(batch) and not await told(tp, batch.last_offset + 1, generation):
+                    self._waiting = deque(one for one in self._waiting if one[2] != generation)
+                else:
+                    self._waiting.popleft()
+
+    async def _deliver(self, batch: Batch) -> bool:
         """Tell the receiver every transition of the batch. False when it was closed before the end."""
         if self._sink is None:
             return True

@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     webhook_secrets: Secrets = Field((), description="signing secrets whsec_<base64>, the newest first")
     external_url: str = Field("http://localhost:6066", description="where a person reads more; stands in each webhook")
     flush_interval_s: Seconds = Field(1.0, description="rows become readable at least this often")
+    snapshot_interval_s: Seconds = Field(5.0, description="a restart reads again what is newer than the last snapshot")
     flush_rows: int = Field(100_000, ge=1, description="or as soon as this many wait")
     batch_records: int = Field(10_000, ge=1, description="most records of one partition handled at once")
     linger_s: float = Field(
@@ -71,19 +72,33 @@ class Settings(BaseSettings):
     )
     fetch_bytes: int = Field(4_194_304, ge=1_024, description="most bytes fetched from one partition at once")
     disorder_s: float = Field(
-        60.0, ge=0, description="how much older than its neighbours an event may be and not be late"
+        1.0,
+        ge=0,
+        description="how much older than its neighbours an event may be and not be late; alerts wait for so long",
     )
     max_future_s: Seconds = Field(300.0, description="how far ahead of the broker's clock an event may be")
     max_age_days: float = Field(400.0, gt=0, description="how far behind the broker's clock an event may be")
     max_record_bytes: int = Field(1_048_576, ge=1, description="larger records are refused")
     chunk_records: int = Field(65_536, ge=1, le=65_536, description="records of one unit of aggregation")
     idle_grace_s: Seconds = Field(
-        5.0, description="how long a partition must be quiet before time passes without events"
+        2.0, description="how long a partition must be quiet before time passes without events"
     )
     zone_watch_interval_s: Seconds = Field(60.0, description="how often zones are looked at for hot spots")
     start_timeout_s: Seconds = Field(60.0, description="how long to wait for Kafka, registry and ClickHouse at start")
     retry_budget_s: Seconds = Field(
-        60.0, description="how long a failing insert is tried again before the worker stops"
+        3_600.0,
+        description="how long ClickHouse or Kafka may be away before the worker stops; fetching waits meanwhile",
+    )
+    clickhouse_timeout_s: Seconds = Field(20.0, description="how long ClickHouse may take for one answer")
+    watchdog_s: Seconds = Field(300.0, description="the worker ends when records wait and nothing moves for so long")
+    session_timeout_s: Seconds = Field(60.0, description="after so long without a word Kafka takes a worker for dead")
+    rebalance_timeout_s: Seconds = Field(60.0, description="how long Kafka waits for workers to hand over partitions")
+    max_invalid_ratio: float = Field(
+        0.5, gt=0, le=1, description="the worker stops when more of a partition's last records than this are refused"
+    )
+    invalid_window: int = Field(10_000, ge=1, description="how many last records that is judged by")
+    max_consecutive_invalid: int = Field(
+        1_000, ge=1, description="the worker stops when more records of a partition in a row are refused"
     )
     drain_timeout_s: Seconds = Field(
         25.0, description="how long a rebalance or a stop may take to finish what is begun"
@@ -108,6 +123,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _belong_together(self) -> Settings:
+        if self.drain_timeout_s >= self.rebalance_timeout_s:
+            raise ValueError(
+                "VIGIE_DRAIN_TIMEOUT_S must be below VIGIE_REBALANCE_TIMEOUT_S: "
+                "who hands over later than Kafka waits has lost the partition already"
+            )
         if self.webhook_url and not self.webhook_secrets:
             raise ValueError("VIGIE_WEBHOOK_URL needs VIGIE_WEBHOOK_SECRETS: webhooks are always signed")
         if self.kafka_security.startswith("SASL") and not (self.kafka_username and self.kafka_password):

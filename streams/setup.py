@@ -53,7 +53,12 @@ def sink(settings: Settings, say: Say) -> Sink:
     def connected() -> Sink:
         # Opening the embedded engine takes an instant; waiting for a server does not, and Ctrl-C must end it.
         with undisturbed() if url.startswith("chdb:") else nullcontext():
-            return connect(url, retry_budget_s=settings.retry_budget_s, on_retry=say)
+            return connect(
+                url,
+                retry_budget_s=settings.retry_budget_s,
+                on_retry=say,
+                timeout_s=settings.clickhouse_timeout_s,
+            )
 
     found: Sink = broker.wait_for(
         "ClickHouse",
@@ -108,8 +113,8 @@ def publish_territories(found: Mapping[str, Territory], to: Sink) -> None:
         ]
         zones = territory.zones.with_columns(pl.Series("wkt", shapely.to_wkt(territory.geometries)), *stamped)
         name = f"{jurisdiction}|{territory.version}"
-        to.insert("zones", zones.to_arrow(compat_level=_OLDEST), name)
-        to.insert("assets", territory.assets.with_columns(stamped).to_arrow(compat_level=_OLDEST), name)
+        to.insert_whole("zones", zones.to_arrow(compat_level=_OLDEST), name)
+        to.insert_whole("assets", territory.assets.with_columns(stamped).to_arrow(compat_level=_OLDEST), name)
 
 
 def tables(to: Sink) -> list[str]:

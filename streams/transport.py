@@ -7,10 +7,14 @@ See the notes in the ledger for why Faust's own acknowledgements are not used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Set
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
+from aiokafka.errors import IllegalStateError
+from aiokafka.errors import KafkaError as AioKafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka
 from faust.types import TP, ConsumerMessage
@@ -32,13 +36,32 @@ class Keeper(Protocol):
         """Finish, store and commit what was begun, within its own deadline."""
         ...
 
-    def resume_at(self, committed: Mapping[TP, int | None]) -> Mapping[TP, int]:
-        """Offsets to read next where they differ from the committed ones."""
+    def assigned(self, partitions: Set[TP]) -> None:
+        """These partitions are ours from now on, and no others."""
+        ...
+
+    def positioned(self, committed: Mapping[TP, int]) -> None:
+        """Partitions are where the group left them, if it did; the keeper is to `move` those whose batches it gets.
+
+        What was fetched meanwhile may be from before or after, so batches older than the move are not to be taken.
+        """
         ...
 
     def wants_batches(self, topic: str) -> bool:
         """Whether the topic is handed out by the batch."""
         ...
+
+
+class NotOursError(RuntimeError):
+    """A partition is not assigned to this worker any more."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One batch, and the consumer's mark when it was fetched: what is older than a `move` has a lower one."""
+
+    batch: Batch
+    mark: int
 
 
 class BatchSchema(Schema):  # type: ignore[type-arg]
@@ -54,6 +77,12 @@ class BatchSchema(Schema):  # type: ignore[type-arg]
 class BatchConsumer(aiokafka.Consumer):
     """One message per partition and fetch on batch topics; one per record on Faust's own."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._mark = 0
+        # A fetch that is under way while a partition is moved can have been answered before or after.
+        self._fetching = asyncio.Lock()
+
     @property
     def _keeper(self) -> Keeper:
         app: Any = self.app
@@ -62,8 +91,9 @@ class BatchConsumer(aiokafka.Consumer):
 
     # The signature is Faust's.
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109
-        generation = self.app.consumer_generation_id
-        records, active = await self._wait_next_records(timeout)
+        async with self._fetching:
+            generation, mark = self.app.consumer_generation_id, self._mark
+            records, active = await self._wait_next_records(timeout)
         if not records or self.should_stop:
             return
         for tp, run in records.items():
@@ -71,13 +101,11 @@ class BatchConsumer(aiokafka.Consumer):
                 continue
             usable = self.flow_active and self.app.consumer_generation_id == generation
             if not usable or not (active is None or tp in active or tp in self._buffered_partitions):
-                # Fetched for an assignment that is no more. Never skipped: read again from the first of them.
-                if tp in self.assignment():
-                    await self._seek(tp, run[0].offset)
+                # Fetched for an assignment that is no more. The keeper moves what is assigned now: nothing is skipped.
                 continue
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             if self._keeper.wants_batches(tp.topic):
-                yield tp, _message(tp, run, generation)
+                yield tp, _message(tp, run, generation, mark)
             else:
                 for record in run:
                     yield tp, self._to_message(tp, record)
@@ -89,26 +117,63 @@ class BatchConsumer(aiokafka.Consumer):
         """Called at revoke and at stop, where the partitions are still ours."""
         await self._keeper.drain()
 
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Called where the group has given out its partitions; none may be among them."""
+        self._keeper.assigned(frozenset(TP(*tp) for tp in assigned))
+        await super().on_partitions_assigned(assigned, generation_id)
+
     async def perform_seek(self) -> None:
-        """Committed offsets, except where the keeper's state includes another."""
-        told: Mapping[TP, int | None] = await self.seek_to_committed()
-        committed = {TP(*tp): offset if offset is not None and offset >= 0 else None for tp, offset in told.items()}
+        """Called once partitions are ours. Committed offsets are advice; the keeper moves those of its topics later."""
+        try:
+            told: Mapping[TP, int | None] = await self.seek_to_committed()
+        except IllegalStateError:
+            # The group has moved on already: it will be asked again for what it gives next.
+            return
+        committed = {TP(*tp): offset for tp, offset in told.items() if offset is not None and offset >= 0}
         self._read_offset.update(committed)
         self._committed_offset.update({tp: offset for tp, offset in committed.items() if offset})
-        for tp, offset in self._keeper.resume_at(committed).items():
-            await self.seek(tp, offset)
+        self._keeper.positioned(committed)
 
-    async def commit_offsets(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit offsets to read next; False when the group has moved on and they are no longer ours."""
-        if not offsets:
-            return True
-        committed: bool = await self._thread.commit(offsets)
-        return committed
+    async def move(self, offsets: Mapping[TP, int]) -> int:
+        """Read these partitions on from these offsets. Returns the mark that batches fetched from there bear.
+
+        Raises NotOursError when one of them has gone to somebody else.
+        """
+        async with self._fetching:
+            try:
+                await self.seek_wait(offsets)
+            except IllegalStateError as error:
+                raise NotOursError(str(error)) from error
+            self._mark += 1
+            return self._mark
+
+    async def commit_offsets(self, offsets: Mapping[TP, int], timeout_s: float) -> bool:
+        """Commit offsets to read next. False when Kafka did not take them: the group has moved on, or it is away.
+
+        Faust's own commit would end the process for each of these.
+        """
+        return bool(await self._thread.call_thread(self._commit_in_thread, dict(offsets), timeout_s))
+
+    async def _commit_in_thread(self, offsets: Mapping[TP, int], timeout_s: float) -> bool:
+        thread = self._thread
+        mine = thread.assignment()
+        wanted = {
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
+            for tp, offset in offsets.items()
+            if tp in mine
+        }
+        if not wanted:
+            return False
+        try:
+            async with asyncio.timeout(timeout_s):
+                await thread._ensure_consumer().commit(wanted)
+        except (AioKafkaError, TimeoutError):
+            return False
+        return len(wanted) == len(offsets)
 
 
-def _message(tp: TP, run: list[Any], generation: int) -> ConsumerMessage:
-    # Faust takes a value for bytes and hands on whatever it is.
-    batch: Any = Batch(
+def _message(tp: TP, run: list[Any], generation: int, mark: int) -> ConsumerMessage:
+    batch = Batch(
         topic=tp.topic,
         partition=tp.partition,
         offsets=np.array([r.offset for r in run], np.int64),
@@ -117,9 +182,11 @@ def _message(tp: TP, run: list[Any], generation: int) -> ConsumerMessage:
         values=[r.value for r in run],
         headers=[r.headers for r in run],
     )
+    # Faust takes a value for bytes and hands on whatever it is.
+    value: Any = Fetched(batch, mark)
     last = run[-1]
     return ConsumerMessage(
-        tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, [], None, batch,
+        tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, [], None, value,
         None, None, None, TP(tp.topic, tp.partition), generation_id=generation,
     )  # fmt: skip
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import io
 import sys
-from typing import Final
+from typing import Final, NamedTuple
+
+import polars as pl
 
 #: Stages and inserts release the interpreter lock dozens of times per batch and want it back each time. At Python's
 #: 5 ms a batch of a dozen rows took 50 ms of waiting.
@@ -17,3 +20,20 @@ def tune() -> None:
     """Set the interpreter for a worker. Call once, at start."""
     sys.setswitchinterval(_SWITCH_S)
     gc.set_threshold(_COLLECT_AFTER, 50, 50)
+    _load_polars()
+
+
+class _Row(NamedTuple):
+    number: int
+    text: str
+
+
+def _load_polars() -> None:
+    """Have Polars load what it loads at first use: two threads that come first at the same time make it fail."""
+    frame = pl.DataFrame([_Row(1, "a")], schema=["number", "text"], orient="row")
+    frame = pl.DataFrame([{"number": 1, "text": "a"}]).vstack(frame)
+    pl.from_arrow(frame.to_arrow())
+    pl.Series("number", frame["number"].to_numpy())
+    stored = io.BytesIO()
+    frame.write_ipc(stored)
+    pl.read_ipc(stored.getvalue())

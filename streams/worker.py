@@ -8,38 +8,48 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from secrets import token_hex
 from typing import Any, Final
 
 from faust.types import TP
 
 from processors.locate import Locator
-from processors.pipeline import Reference, advance, new_state, take_window_rows
+from processors.pipeline import Reference, advance
 from processors.territory import Territory
-from schemas.contracts import ALERT_TOPIC, RAW_TOPICS, domain_of
-from schemas.records import Batch
-from sinks.clickhouse import Sink
+from schemas.contracts import RAW_TOPICS
+from sinks.clickhouse import Sink, SinkAwayError
 from sinks.rows import ZoneMaps
+from sinks.store import Pass
 from streams import app as faust_app
 from streams.clock import Clock, monotonic_s
-from streams.flush import Effects, Message, settle
-from streams.intake import Intake, limits, unseen
-from streams.ledger import Cut, Entry, Ledger, Place
+from streams.custody import Custody
+from streams.flush import Effects
+from streams.flusher import Flusher
+from streams.intake import Intake, PoisonError, limits, unseen
+from streams.ledger import Entry, Ledger, Place
 from streams.log import logger
 from streams.notify import Notifier
+from streams.produce import Confirmed
+from streams.recovery import Recovery
 from streams.settings import Settings
 from streams.tally import Tally
+from streams.transport import Fetched
 from streams.zone_watch import STEP_MS, ZoneWatch
 
 _POLL_S: Final = 0.1
 #: What may be in memory before fetching stops: flushes' worth of rows, and batches' worth of records.
 _UNFLUSHED: Final = 4
 _ARRIVED: Final = 16
-_IDLE_S: Final = 1.0
+_IDLE_S: Final = 0.5
 #: Alerts do not wait for the flush interval, but a storm of them is still written in blocks.
 _URGENT_S: Final = 0.05
-_RAW: Final = frozenset(RAW_TOPICS.values())
+
+
+class NotDrainedError(RuntimeError):
+    """The worker has stopped without storing what it had begun: nothing is lost, and some work is done again."""
 
 
 class Worker:
@@ -55,40 +65,44 @@ class Worker:
         self.failure: BaseException | None = None
         self.reference = Reference(Locator(territories), limits(settings))
         self._intake = Intake(settings, self.reference)
+        owner = f"{settings.instance_id or os.uname().nodename}-{token_hex(4)}"
         threads = settings.threads or len(os.sched_getaffinity(0))
         self._stages = ThreadPoolExecutor(threads, "stages")
-        self._blocking = ThreadPoolExecutor(1, "sink")
+        # One thread stores; the second is for when the first hangs in a connection that has been given up.
+        self._blocking = ThreadPoolExecutor(2, "sink")
         self._notifier = Notifier(settings, clock, self.tally)
-        self._zone_watch = ZoneWatch(territories, sink)
+        self._zone_watch = ZoneWatch(territories, owner)
+        self._recovery = Recovery(settings, self.reference, owner)
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
         self._arrived = {topic: asyncio.Event() for topic in RAW_TOPICS.values()}
-        self._flushing = asyncio.Lock()
-        self._in_flight = 0
-        self._draining = False
         self._ends: dict[Place, int] | None = None
         self._stop = asyncio.Event()
-        self._versions = {j: t.version for j, t in territories.items()}
+        self.custody = Custody(settings, self.ledger, self._recovery, sink, self._save, self.fail)
         self.app: Any = faust_app.build(
-            settings, self, ingest=self._ingest, notify=self._notify, on_failure=self.fail
+            settings, self.custody, ingest=self._ingest, notify=self._notify, on_failure=self.fail
         )  # fmt: skip
-        self._effects = Effects(
-            sink=sink,
+        self.custody.app = self.app
+        self.confirmed = Confirmed(self.app, settings.retry_budget_s)
+        effects = Effects(
+            sink=lambda: self.custody.flushing.sink,
             zones=ZoneMaps(self.reference.locator.sets),
-            territory_versions=self._versions,
+            territory_versions={j: t.version for j, t in territories.items()},
             blocking=self._blocking,
-            produce=self._produce,
+            owner=owner,
+            produce=self.confirmed.produce,
             commit=self._commit,
         )
+        self._flusher = Flusher(settings, self.ledger, effects, self._stages, self.tally, clock)
 
-    # -- life -----------------------------------------------------------------------------------------------------
+    # -- life ----------------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Finish what is begun and end. Call from the event loop's thread."""
         self._stop.set()
 
     def stop_at(self, ends: Mapping[Place, int]) -> None:
-        """Stop by itself once every partition is durable up to its offset (the next to read)."""
+        """Stop by itself once every partition is stored up to its offset (the next to read)."""
         self._ends = dict(ends)
 
     async def ask(self, question: Callable[[Sink], Any]) -> Any:
@@ -105,7 +119,14 @@ class Worker:
     async def work(self) -> None:
         """Run until `stop` or a failure. Raises the failure."""
         await self.app.start()
-        running = [self._flush_loop(), self._idle_loop(), self._watch(), *map(self._process_loop, self._arrived)]
+        running: list[Callable[[], Coroutine[Any, Any, None]]] = [
+            self._flush_loop,
+            self._idle_loop,
+            self._watch,
+            self.custody.run,
+            partial(self._notifier.run, self._told),
+            *(partial(self._process_loop, topic) for topic in self._arrived),
+        ]
         loops = [asyncio.create_task(self._guarded(loop)) for loop in running]
         try:
             while not self._stop.is_set():
@@ -117,57 +138,86 @@ class Worker:
                 await _wait(self._stop, _POLL_S)
         finally:
             self._stop.set()
+            asyncio.get_running_loop().call_later(self.settings.drain_timeout_s, self.custody.flushing.end)
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             self._notifier.close()
             await self.app.stop()
+            self.custody.close()
             self._stages.shutdown(wait=True)
-            self._blocking.shutdown(wait=True)
+            self._blocking.shutdown(wait=False, cancel_futures=True)
+        if self.failure is None and not self.custody.is_drained:
+            raise NotDrainedError("what was begun could not be stored in time; it will be read again")
         if self.failure is not None:
             raise self.failure
 
     def _has_reached(self, ends: Mapping[Place, int]) -> bool:
         entries = {place: self.ledger.get(place) for place in ends}
-        return all(entry is not None and (entry.durable or 0) >= ends[place] for place, entry in entries.items())
+        return all(entry is not None and entry.stored >= ends[place] for place, entry in entries.items())
 
     @property
     def is_ready(self) -> bool:
-        """Whether partitions are assigned and records would be taken."""
-        return any(True for _ in self.ledger) and not self.app.rebalancing
+        """Whether partitions are ours and records would be taken."""
+        return self.custody.is_open and len(self.ledger) > 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether ClickHouse or Kafka is away and being waited for."""
+        return self.sink.is_waiting or self.confirmed.is_waiting
+
+    @property
+    def lags(self) -> bool:
+        """Whether there is something to do that is not done."""
+        if not self.custody.is_open:
+            return self.custody.is_wanted
+        return any(entry.inbox or entry.dirty or not self._read_to_its_end(p, entry) for p, entry in self.ledger)
 
     def has_seen(self, event_ms: int) -> bool:
         """Whether every partition has passed that event time, and the zones have been looked at since."""
         mark = event_ms - self.reference.limits.disorder_ms
-        passed = all(entry.state.watermark_ms >= mark and not entry.dirty for _, entry in self.ledger)
+        passed = all(entry.state.clock_ms >= mark and not entry.unsaved for _, entry in self.ledger)
         return passed and self._zone_watch.looked_up_to_ms >= mark - mark % STEP_MS
 
-    async def _guarded(self, loop: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await loop
+            await loop()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, going on without this loop would lose data
             self.fail(error)
 
-    # -- batches --------------------------------------------------------------------------------------------------
+    # -- batches -------------------------------------------------------------------------------------------------------
 
     async def _ingest(self, message: Any) -> None:
-        batch: Batch = message.value
+        fetched: Fetched = message.value
+        batch, place = fetched.batch, Place(fetched.batch.topic, fetched.batch.partition)
         self.tally.took_part(monotonic_s())
-        while self._is_full() and not self._stop.is_set():
+        while self._is_current(message) and (self._is_full() or not self.custody.is_open):
             self._moved.clear()
             await _wait(self._moved, _POLL_S)
-        entry = self.ledger.get(Place(batch.topic, batch.partition))
-        stale = self._draining or message.generation_id != self.app.consumer_generation_id
-        if entry is None or stale or self._stop.is_set():
+        entry = self.ledger.get(place)
+        if entry is None or fetched.mark < entry.mark or not self._is_current(message):
             return
-        entry.inbox.append(batch)
-        self._arrived[batch.topic].set()
+        if batch.first_offset < entry.fetched:
+            self.log.warning("the log has gone back", topic=place.topic, partition=place.partition)
+            self.custody.take_up_again(place)
+        elif batch.first_offset > entry.fetched and not entry.proven:
+            # Asked for once more before it is believed: a position that was lost on the way would look the same.
+            entry.proven = True
+            await self.custody.refetch(place, entry)
+        else:
+            entry.proven = True
+            entry.fetched = batch.last_offset + 1
+            entry.inbox.append(batch)
+            self._arrived[batch.topic].set()
+
+    def _is_current(self, message: Any) -> bool:
+        return not self._stop.is_set() and message.generation_id == self.app.consumer_generation_id
 
     def _is_full(self) -> bool:
         """Whether so much is in memory that no more may be fetched."""
-        unflushed = self.ledger.waiting + self._in_flight
+        unflushed = self.ledger.waiting + self._flusher.in_flight
         return (
             unflushed >= _UNFLUSHED * self.settings.flush_rows
             or self.ledger.arrived >= _ARRIVED * self.settings.batch_records
@@ -188,93 +238,80 @@ class Worker:
 
     async def _process(self, place: Place, entry: Entry) -> None:
         async with entry.lock:
-            if self._draining or self.ledger.get(place) is not entry:
+            if not self.custody.is_open or self.ledger.get(place) is not entry:
                 return
-            batch = entry.take(self.settings.batch_records)
+            await self._pass_what_is_due(entry)
+            taken = entry.take(self.settings.batch_records)
+            batch = None if taken is None else unseen(taken, entry.next_offset)
             if batch is None:
                 return
-            batch_or_none = unseen(batch, entry.next_offset)
-            if batch_or_none is None:
-                return
-            batch, started = batch_or_none, monotonic_s()
+            started = monotonic_s()
             outcomes = await asyncio.get_running_loop().run_in_executor(
-                self._stages, self._intake.through_the_stages, batch, entry.state
+                self._stages, self._intake.through_the_stages, batch, entry.state, entry.condemned
             )
+            for outcome in outcomes:
+                if outcome.breach is not None:
+                    raise PoisonError(place.topic, place.partition, outcome.breach)
             entry.outcomes += outcomes
-            entry.transitions += [t for outcome in outcomes for t in outcome.transitions]
+            entry.transitions += [(o.batch.last_offset, t) for o in outcomes for t in o.transitions]
             entry.next_offset = batch.last_offset + 1
             entry.received_s = monotonic_s()
+            await self._pass_what_is_due(entry)
         self._moved.set()
         self._intake.log_batch(batch, outcomes, monotonic_s() - started)
         if entry.transitions or self.ledger.waiting >= self.settings.flush_rows:
             self._wake.set()
 
     async def _notify(self, message: Any) -> None:
-        batch: Batch = message.value
-        if await self._notifier.deliver(batch) and not self._stop.is_set():
-            await self.app.consumer.commit_offsets({message.tp: batch.last_offset + 1})
+        fetched: Fetched = message.value
+        while self._is_current(message) and self._notifier.is_full:
+            await _wait(self._stop, _POLL_S)
+        mark = self.custody.alert_mark
+        if self._is_current(message) and mark is not None and fetched.mark >= mark:
+            self._notifier.take(message.tp, fetched.batch, message.generation_id)
 
-    # -- effects --------------------------------------------------------------------------------------------------
+    async def _told(self, tp: TP, next_offset: int, generation: int) -> bool:
+        """Receivers know everything of the alert topic up to there. Whether that is still ours to say."""
+        if self._stop.is_set() or generation != self.app.consumer_generation_id:
+            return False
+        await self.app.consumer.commit_offsets({tp: next_offset}, self.settings.drain_timeout_s)
+        return True
 
-    async def flush(self) -> None:
+    # -- effects -------------------------------------------------------------------------------------------------------
+
+    async def flush(self, *, save: bool = False) -> None:
         """Make everything durable that has been processed so far."""
-        async with self._flushing:
-            started = monotonic_s()
-            cuts = [cut for place, entry in self.ledger if entry.dirty and (cut := await self._cut(place, entry))]
-            if not cuts:
-                return
-            self._in_flight = sum(len(outcome.events) for cut in cuts for outcome in cut.outcomes)
-            await settle(cuts, self._effects, self.ledger, self.clock.now_ms())
-            self._in_flight = 0
-            now_ms = self.clock.now_ms()
-            self.log.debug("flushed", partitions=len(cuts), duration_ms=round((monotonic_s() - started) * 1_000, 1))
-            for cut in cuts:
-                for outcome in cut.outcomes:
-                    self.tally.outcome(outcome, now_ms)
-                self.tally.transitions.update((t.alertname, t.state) for t in cut.transitions)
-            if any(cut.outcomes for cut in cuts):
-                self.tally.took_part(monotonic_s())
-            self._moved.set()
+        for place in await self._flusher.flush(save=save):
+            self.log.error("ClickHouse refused rows: stored as rejects", topic=place.topic, partition=place.partition)
+            self.custody.take_up_again(place)
+        self._moved.set()
 
-    async def _cut(self, place: Place, entry: Entry) -> Cut:
-        async with entry.lock:
-            outcomes, transitions = tuple(entry.outcomes), tuple(entry.transitions)
-            entry.outcomes, entry.transitions, entry.idle_progress = [], [], False
-            chunks = await asyncio.get_running_loop().run_in_executor(self._stages, take_window_rows, entry.state)
-            return Cut(place, outcomes, tuple(chunks), transitions, entry.next_offset or 0, entry.state.watermark_ms)
-
-    async def _produce(self, messages: Sequence[Message]) -> None:
-        producer = self.app.producer
-        confirmations = [
-            await producer.send(
-                m.topic,
-                m.key,
-                m.value,
-                partition=None,
-                # Half a millisecond more, because the client truncates the product with 1000.
-                timestamp=None if m.timestamp_ms is None else (m.timestamp_ms + 0.5) / 1_000,
-                headers=list(m.headers),
-            )
-            for m in messages
-        ]
-        for confirmation in confirmations:
-            await confirmation
+    async def _save(self) -> None:
+        if self.failure is None:
+            await self.flush(save=True)
 
     async def _commit(self, offsets: Mapping[Place, int]) -> bool:
-        committed: bool = await self.app.consumer.commit_offsets(
-            {TP(place.topic, place.partition): offset for place, offset in offsets.items()}
-        )
-        return committed
+        wanted = {TP(place.topic, place.partition): offset for place, offset in offsets.items()}
+        return bool(await self.app.consumer.commit_offsets(wanted, self.settings.drain_timeout_s / 5))
 
-    # -- time -----------------------------------------------------------------------------------------------------
+    # -- time ----------------------------------------------------------------------------------------------------------
 
     async def _flush_loop(self) -> None:
         while True:
             if await _wait(self._wake, self.settings.flush_interval_s):
                 await asyncio.sleep(_URGENT_S)
             self._wake.clear()
-            if self.ledger.dirty:
-                await _whole(self.flush())
+            if self.custody.is_open:
+                await _whole(self._flush_while_ours())
+
+    async def _flush_while_ours(self) -> None:
+        serial = self.custody.serial
+        try:
+            await self.flush()
+        except SinkAwayError:
+            # Given up because the partitions were to be handed over: the next owner reads those records again.
+            if serial == self.custody.serial:
+                raise
 
     async def _idle_loop(self) -> None:
         while True:
@@ -284,79 +321,62 @@ class Worker:
                 if monotonic_s() - entry.received_s >= self.settings.idle_grace_s and self._read_to_its_end(
                     place, entry
                 ):
-                    await _whole(self._let_time_pass(entry, now_ms))
+                    await _whole(self._let_time_pass(place, entry, now_ms))
 
-    async def _let_time_pass(self, entry: Entry, now_ms: int) -> None:
+    async def _let_time_pass(self, place: Place, entry: Entry, now_ms: int) -> None:
         async with entry.lock:
-            if self._draining:
+            if not self.custody.is_open or self.ledger.get(place) is not entry:
                 return
-            entry.transitions += await asyncio.get_running_loop().run_in_executor(
-                self._stages, advance, entry.state, now_ms, self.reference
-            )
-            if monotonic_s() - entry.progress_s >= self.settings.zone_watch_interval_s:
-                entry.progress_s = monotonic_s()
+            await self._pass_what_is_due(entry)
+            await self._pass(entry, now_ms - self.reference.limits.disorder_ms)
+            if monotonic_s() - entry.snapshot_s >= self.settings.zone_watch_interval_s:
                 entry.idle_progress = True
         if entry.transitions:
             self._wake.set()
 
+    async def _pass_what_is_due(self, entry: Entry) -> None:
+        while entry.due and entry.due[0].offset < entry.next_offset:
+            await self._pass(entry, entry.due.pop(0).passed_ms)
+
+    async def _pass(self, entry: Entry, passed_ms: int) -> None:
+        """Let event time pass to an instant without a record. Where alerts come of it, it is kept with them."""
+        now_ms = passed_ms + self.reference.limits.disorder_ms
+        made = await asyncio.get_running_loop().run_in_executor(
+            self._stages, advance, entry.state, now_ms, self.reference
+        )
+        if made:
+            entry.passes.append(Pass(entry.next_offset - 1, passed_ms))
+            entry.transitions += [(entry.next_offset - 1, transition) for transition in made]
+
     def _read_to_its_end(self, place: Place, entry: Entry) -> bool:
         highwater = self.app.consumer.highwater(TP(place.topic, place.partition))
-        return highwater is not None and highwater <= (entry.next_offset or 0)
+        return highwater is not None and highwater <= entry.next_offset
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.settings.zone_watch_interval_s)
-            if not self.app.rebalancing and self.app.is_leader():
+            if self.custody.is_open and self.app.is_leader():
                 await _whole(self._look_at_zones())
+            else:
+                self._zone_watch.forget()
 
     async def _look_at_zones(self) -> None:
-        partitions = self.app.consumer.topic_partitions(RAW_TOPICS["report"]) or 0
-        transitions, records = await asyncio.get_running_loop().run_in_executor(
-            self._blocking, self._zone_watch.look, partitions
-        )
-        await self._produce(records)
-        self.tally.transitions.update((t.alertname, t.state) for t in transitions)
-
-    # -- what the transport asks (streams.transport.Keeper) -----------------------------------------------------------
-
-    @property
-    def pause_s(self) -> float:
-        """A quarter of the linger: while a batch gathers, a few fetches are enough."""
-        return self.settings.linger_s / 4
-
-    def wants_batches(self, topic: str) -> bool:
-        """Raw topics and alerts come by the batch; Faust's own topics by the record."""
-        return topic in _RAW or topic == ALERT_TOPIC
-
-    async def drain(self) -> None:
-        """Make durable and commit what was begun, while the partitions are still ours.
-
-        From here until partitions are assigned again nothing more is processed: it could be stored by two owners.
-        """
-        self._draining = True
-        if self.failure is not None:
-            return
+        topic = RAW_TOPICS["report"]
+        partitions = self.app.consumer.topic_partitions(topic) or 0
+        sink, loop, serial = self.custody.flushing.sink, asyncio.get_running_loop(), self.custody.serial
+        epoch = self._recovery.epochs.get(topic, "")
         try:
-            async with asyncio.timeout(self.settings.drain_timeout_s):
-                await self.flush()
-        except TimeoutError:
-            self.log.warning("not drained in time; these records will be read again", waiting=self.ledger.waiting)
-        except Exception as error:  # noqa: BLE001 - at revoke and stop Faust would swallow it; nothing is acknowledged
-            self.fail(error)
-
-    def resume_at(self, committed: Mapping[TP, int | None]) -> Mapping[TP, int]:
-        """Take up the assigned partitions where the group left them."""
-        places = {Place(tp.topic, tp.partition): offset for tp, offset in committed.items() if tp.topic in _RAW}
-        self.ledger.keep_only(places)
-        self.ledger.resume(places)
-        for place, offset in places.items():
-            if self.ledger.get(place) is None:
-                state = new_state(place.topic, place.partition, domain_of(place.topic), self.reference)
-                entry = self.ledger.hold(place, state)
-                entry.next_offset = entry.durable = entry.committed = offset
-                entry.received_s = monotonic_s()
-        self._draining = False
-        return {}
+            transitions, records = await loop.run_in_executor(
+                self._blocking, self._zone_watch.look, partitions, epoch, sink
+            )
+            await self.confirmed.produce(records)
+            await loop.run_in_executor(self._blocking, self._zone_watch.save, sink, self.clock.now_ms())
+        except SinkAwayError:
+            self._zone_watch.forget()
+            if serial == self.custody.serial:
+                raise
+            return
+        self.tally.transitions.update((t.alertname, t.state) for t in transitions)
 
 
 async def _whole(work: Coroutine[Any, Any, None]) -> None:

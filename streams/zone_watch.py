@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import polars as pl
 
 from processors.alerts import AlertBook, Transition, to_record
 from processors.detect.hot_spot import hot_spots
+from processors.pipeline import CODE_VERSION
 from processors.territory import ReportHotSpot, Territory
 from schemas.contracts import RAW_TOPICS
+from sinks import stored
 from sinks.clickhouse import Sink
-from sinks.store import store_alerts
+from sinks.rows import Origin
+from sinks.store import Snapshot, store_alerts, store_snapshots
+from streams.clock import instant, utc_now
 from streams.flush import Message, alert_message
+from streams.log import logger
 
 #: Zones are evaluated at every multiple of this event time, whenever the leader gets to it.
 STEP_MS: Final = 600_000
-#: Six hours: twice the usual window of the rule.
-_MOST_STEPS: Final = 36
+#: A week.
+_MOST_STEPS: Final = 1_008
+#: Alerts of zones come from no partition.
+_NO_ORIGIN: Final = Origin("", 0)
 
 _COMPLETE: Final = """
 SELECT count() AS partitions, toUnixTimestamp64Milli(min(mark)) AS watermark
 FROM (
-    SELECT partition, argMax(watermark, taken_at) AS mark FROM snapshots WHERE topic = {topic:String} GROUP BY partition
+    SELECT partition, argMax(watermark, (version, taken_at)) AS mark
+    FROM snapshots WHERE topic = {topic:String} AND epoch = {epoch:String} GROUP BY partition
 )
 """
 
@@ -34,53 +43,113 @@ WHERE jurisdiction_id = {jurisdiction:String} AND layer = {layer:String} AND end
   AND window_start >= toDateTime({start_s:Int64}, 'UTC') AND window_start < toDateTime({end_s:Int64}, 'UTC')
 """
 
+_FIRST: Final = "SELECT toUnixTimestamp(min(window_start)) FROM window_rows WHERE endsWith(metric, '.received')"
+
 
 class ZoneWatch:
-    """Looks for hot spots of citizen reports in every territory. Its alerts are remembered by this process only."""
+    """Looks for hot spots of citizen reports in every territory.
 
-    def __init__(self, territories: Mapping[str, Territory], sink: Sink) -> None:
+    What it remembers is kept in `snapshots`, under the topic '' and the jurisdiction in place of an epoch, so that the
+    next leader goes on from there. `owner` names this worker.
+    """
+
+    def __init__(self, territories: Mapping[str, Territory], owner: str) -> None:
         self._territories = territories
-        self._sink = sink
+        self._owner = owner
+        self._origins: dict[str, Origin] = {}
+        self._books: dict[str, AlertBook] = {}
+        self._saved_ms = 0
+        self._log = logger("zones")
         self.looked_up_to_ms = 0
-        self._books = {jurisdiction: AlertBook() for jurisdiction in territories}
 
-    def look(self, partitions: int) -> tuple[list[Transition], list[Message]]:
+    def forget(self) -> None:
+        """Somebody else leads: what they do is not known here."""
+        self._origins, self._books, self.looked_up_to_ms = {}, {}, 0
+
+    def look(self, partitions: int, epoch: str, sink: Sink) -> tuple[list[Transition], list[Message]]:
         """Evaluate up to the instant that all `partitions` of the report topic have reached.
 
-        Transitions are stored before they are returned, with the messages that announce them. Blocks on ClickHouse.
+        Transitions are stored before they are returned, with the messages that announce them; `save` comes after they
+        are confirmed. Blocks on ClickHouse.
         """
-        known, watermark_ms = self._sink.rows(_COMPLETE, {"topic": RAW_TOPICS["report"]})[0]
+        known, watermark_ms = sink.rows(_COMPLETE, {"topic": RAW_TOPICS["report"], "epoch": epoch})[0]
         if not partitions or known < partitions or watermark_ms <= 0:
             return [], []
-        ends = self._ends(watermark_ms)
+        if not self._books:
+            self._recall(sink)
+        ends = self._ends(watermark_ms, sink)
         if not ends:
             return [], []
         made = [
-            transition
+            (self._origins[jurisdiction], transition)
             for jurisdiction, territory in self._territories.items()
             if territory.rules.report_hot_spot is not None
-            for transition in self._look_at(jurisdiction, territory, territory.rules.report_hot_spot, ends)
+            for transition in self._look_at(jurisdiction, territory, territory.rules.report_hot_spot, ends, sink)
         ]
-        records = [to_record(transition) for transition in made]
+        records = [(origin, to_record(transition)) for origin, transition in made]
         if records:
-            store_alerts(records, self._sink)
+            store_alerts([(_NO_ORIGIN, 0, record) for _, record in records], sink)
         self.looked_up_to_ms = ends[-1]
-        return made, [alert_message(record) for record in records]
+        return [transition for _, transition in made], [alert_message(record) for _, record in records]
 
-    def _ends(self, watermark_ms: int) -> range:
+    def save(self, sink: Sink, now_ms: int) -> None:
+        """Keep what is remembered, once everything it told is confirmed."""
+        if not self._books or self._saved_ms == self.looked_up_to_ms:
+            return
+        snapshots = [
+            Snapshot(
+                origin=self._origins[jurisdiction],
+                next_offset=self.looked_up_to_ms,
+                watermark=instant(self.looked_up_to_ms),
+                code_version=CODE_VERSION,
+                owner=self._owner,
+                taken_at=instant(now_ms),
+                state=book.snapshot(),
+            )
+            for jurisdiction, book in self._books.items()
+        ]
+        store_snapshots(snapshots, sink)
+        self._saved_ms = self.looked_up_to_ms
+
+    def _recall(self, sink: Sink) -> None:
+        """Take up where the last leader stopped."""
+        origins = [Origin("", 0, jurisdiction) for jurisdiction in self._territories]
+        known = stored.terms(origins, sink)
+        books, looked = {}, []
+        for origin in origins:
+            jurisdiction = origin.epoch
+            self._origins[jurisdiction] = replace(origin, term=known["", 0] + 1)
+            books[jurisdiction] = AlertBook()
+            newest = stored.newest_snapshot(origin, sink)
+            if newest is not None:
+                try:
+                    books[jurisdiction].restore(newest.state)
+                    looked.append(newest.next_offset)
+                except ValueError as error:
+                    self._log.error("zone alerts are not remembered", jurisdiction=jurisdiction, error=str(error))
+        stored.claim(list(self._origins.values()), self._owner, 0, utc_now(), sink)
+        self._books, self.looked_up_to_ms = books, min(looked, default=0)
+        self._saved_ms = self.looked_up_to_ms
+
+    def _ends(self, watermark_ms: int, sink: Sink) -> range:
         """The instants to evaluate at: every step of event time since the last look, so that what is found does not
-        depend on how often somebody looks. The first look is at the newest step only, and of a long gap only the last
-        hours are evaluated: what was hot before is nobody's alert any more."""
+        depend on how often somebody looks. Of a long gap only the last week is evaluated: what was hot before is
+        nobody's alert any more."""
         newest = watermark_ms - watermark_ms % STEP_MS
-        first = self.looked_up_to_ms + STEP_MS if self.looked_up_to_ms else newest
+        first = self.looked_up_to_ms + STEP_MS
+        if not self.looked_up_to_ms:
+            begun_ms = sink.rows(_FIRST)[0][0] * 1_000
+            first = begun_ms - begun_ms % STEP_MS + STEP_MS if begun_ms else newest
         return range(max(first, newest - (_MOST_STEPS - 1) * STEP_MS), newest + 1, STEP_MS)
 
-    def _look_at(self, jurisdiction: str, territory: Territory, rule: ReportHotSpot, ends: range) -> list[Transition]:
+    def _look_at(
+        self, jurisdiction: str, territory: Territory, rule: ReportHotSpot, ends: range, sink: Sink
+    ) -> list[Transition]:
         layer = rule.layer or next(iter(territory.layers), None)
         if layer is None:
             return []
         start_s = (ends[0] - round((rule.history_s + rule.window_s) * 1_000)) // 1_000
-        windows = self._sink.rows(
+        windows = sink.rows(
             _RECEIVED,
             {"jurisdiction": jurisdiction, "layer": layer, "start_s": start_s, "end_s": ends[-1] // 1_000},
         )

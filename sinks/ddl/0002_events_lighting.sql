@@ -1,5 +1,5 @@
--- Events of LightingObservation: one row per stored event. (topic, partition, offset) ends the sorting key, so a row that is
--- inserted again replaces itself. `failed`: bit i is the i-th measure of the contract that left its plausible range.
+-- Events of LightingObservation: one row per stored event. (topic, epoch, partition, offset) ends the sorting key, so a row that
+-- is inserted again replaces itself, and of two owners the one with the higher term wins. `failed`: bit i is the i-th measure of the contract that left its plausible range.
 CREATE TABLE IF NOT EXISTS events_lighting
 (
     jurisdiction_id LowCardinality(String),
@@ -25,11 +25,14 @@ CREATE TABLE IF NOT EXISTS events_lighting
     dimming_ratio Nullable(Float64),
     territory_version LowCardinality(String),
     topic LowCardinality(String),
+    epoch LowCardinality(String),
     partition UInt16,
     offset Int64 CODEC(Delta, LZ4),
-    chunk Int64 CODEC(Delta, LZ4)
+    chunk Int64 CODEC(Delta, LZ4),
+    term UInt32 CODEC(Delta, LZ4),
+    INDEX offsets offset TYPE minmax GRANULARITY 1
 )
-ENGINE = ReplacingMergeTree
+ENGINE = ReplacingMergeTree(term)
 PARTITION BY toDate(observed_at)
-ORDER BY (jurisdiction_id, kind, toStartOfHour(observed_at), asset_id, observed_at, topic, partition, offset)
+ORDER BY (jurisdiction_id, kind, toStartOfHour(observed_at), asset_id, observed_at, topic, epoch, partition, offset)
 SETTINGS non_replicated_deduplication_window = 1000, min_bytes_for_wide_part = 67108864;

@@ -1,4 +1,4 @@
--- One-minute windows per zone and metric, summed over partitions and chunks, each chunk at its newest version.
+-- One-minute windows per zone and metric, summed over partitions and chunks, each chunk at its newest version; what was taken back (count 0) is left out.
 -- "" as zone_code: in no zone of that layer. Totals of whole steps are exact; only the last product is a float.
 CREATE VIEW IF NOT EXISTS windows AS
 SELECT
@@ -34,6 +34,7 @@ FROM
         argMax(last, version) AS newest,
         argMax(last_at, version) AS newest_at
     FROM window_rows
-    GROUP BY jurisdiction_id, layer, metric, window_start, zone_code, topic, partition, chunk
+    GROUP BY jurisdiction_id, layer, metric, window_start, zone_code, topic, epoch, partition, chunk
+    HAVING n > 0
 )
 GROUP BY jurisdiction_id, layer, metric, window_start, zone_code;

@@ -1,4 +1,5 @@
--- Every transition of every alert; appended, and safe to repeat. The fields are those of the Alert contract.
+-- Every transition of every alert; appended, and safe to repeat. The fields are those of the Alert contract, and how far its
+-- partition had been read when it was made (topic '' for alerts of zones, which need all partitions).
 CREATE TABLE IF NOT EXISTS alert_transitions
 (
     transition_id String,
@@ -18,7 +19,11 @@ CREATE TABLE IF NOT EXISTS alert_transitions
     ends_at Nullable(DateTime64(3, 'UTC')),
     value Nullable(Float64),
     threshold Nullable(Float64),
-    summary String
+    summary String,
+    topic LowCardinality(String),
+    epoch LowCardinality(String),
+    partition UInt16,
+    offset Int64
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(starts_at)

@@ -1,13 +1,19 @@
--- How far each partition has come: the last offset that is durable, and the watermark there. The newest offset wins.
+-- The state of each partition and the offset it includes; the newest of the newest owner wins. `state` ends in a checksum of
+-- its own. A snapshot is written after everything it includes is durable: a restart resumes at next_offset.
+-- For zone detectors, which need all partitions, topic is '' and epoch the jurisdiction.
 CREATE TABLE IF NOT EXISTS snapshots
 (
     topic LowCardinality(String),
+    epoch LowCardinality(String),
     partition UInt16,
-    last_offset Int64,
+    next_offset Int64,
     watermark DateTime64(3, 'UTC'),
     code_version LowCardinality(String),
-    taken_at DateTime64(3, 'UTC')
+    owner String,
+    taken_at DateTime64(3, 'UTC'),
+    version UInt64,
+    state String CODEC(NONE)
 )
-ENGINE = ReplacingMergeTree(taken_at)
-ORDER BY (topic, partition)
+ENGINE = ReplacingMergeTree(version)
+ORDER BY (topic, epoch, partition)
 SETTINGS non_replicated_deduplication_window = 1000;

@@ -9,7 +9,7 @@ import click
 
 from streams.interrupt import undisturbed
 
-_COMMANDS: Final = ("check", "demo", "init", "simulate", "territory", "worker")
+_COMMANDS: Final = ("audit", "check", "demo", "gateway", "init", "simulate", "territory", "worker")
 
 
 class _Commands(click.Group):

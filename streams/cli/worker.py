@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from sinks.clickhouse import Sink
 from streams import broker, setup
 from streams.cli.errors import say, settings, told
 from streams.clock import WallClock
+from streams.guard import Guard
 from streams.interrupt import undisturbed
 from streams.log import configure
 from streams.settings import Settings
@@ -30,7 +30,10 @@ from streams.worker import Worker
 )
 @click.option("--verbose", is_flag=True, help="Log more than the settings say.")
 def worker(until_caught_up: bool, summary: Path | None, verbose: bool) -> None:
-    """Run one worker: decode, judge, locate, aggregate, detect, store. SIGTERM or Ctrl-C ends it cleanly."""
+    """Run one worker: decode, judge, locate, aggregate, detect, store.
+
+    SIGTERM or Ctrl-C ends it cleanly, a second one at once.
+    """
     configure(logging.DEBUG if verbose else logging.INFO)
     tune()
     with told():
@@ -56,10 +59,11 @@ def worker(until_caught_up: bool, summary: Path | None, verbose: bool) -> None:
 
 async def _run(chosen: Settings, territories: Any, sink: Sink, until_caught_up: bool) -> dict[str, Any]:
     running = Worker(chosen, territories, sink, WallClock())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, running.stop)
+    guard = Guard(running)
     if until_caught_up:
         running.stop_at({place: end for place, (first, end) in broker.end_offsets(chosen).items() if end > first})
-    await running.work()
+    try:
+        await running.work()
+    finally:
+        guard.close()
     return running.tally.summary()

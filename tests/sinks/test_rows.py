@@ -5,10 +5,14 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.contracts import DOMAINS, Domain, contract, contract_of, examples
+from schemas.rejects import Reason, rejects
 from sinks.clickhouse import Sink
 from sinks.rows import (
     Origin,
@@ -17,13 +21,16 @@ from sinks.rows import (
     asset_states,
     event_tables,
     names_of,
+    offset_of,
     placed,
+    reject_table,
+    version_of,
     window_tables,
 )
 from tests.support.batches import HOUR, RECEIVED_MS, Ran, batch_of, event, reference
 from tests.support.city import CITY, TOWN, city, ms, town
 
-ORIGIN = Origin("city.raw.sensor", 2)
+ORIGIN = Origin("city.raw.sensor", 2, "T1", 5)
 VERSIONS = {CITY: "c-1", TOWN: "t-1"}
 
 
@@ -32,7 +39,7 @@ def ran(values: list[dict[str, Any]], domain: Domain = "sensor") -> Ran:
 
 
 def tables(found: Ran, domain: Domain = "sensor") -> dict[date, pa.Table]:
-    origin = Origin(found.outcomes[0].batch.topic, 2)
+    origin = Origin(found.outcomes[0].batch.topic, 2, "T1", 5)
     frame = placed(found.outcomes[0].events, origin, VERSIONS)
     return dict(event_tables(frame, domain, ZoneMaps(found.shared.locator.sets)))
 
@@ -55,12 +62,14 @@ def test_events_are_split_by_event_date() -> None:
 
 
 def test_a_row_says_where_it_comes_from() -> None:
-    """Topic, partition, offset and chunk name the record; the territory's version names the zones."""
+    """Topic, epoch, partition, offset and chunk name the record, the term its writer; the territory's version names
+    the zones."""
     (table,) = tables(ran([event(event_id="1"), event(event_id="2", jurisdiction_id=TOWN)])).values()
-    assert table.select(["topic", "partition", "offset", "chunk", "territory_version"]).to_pylist() == [
-        {"topic": "city.raw.sensor", "partition": 2, "offset": 0, "chunk": 0, "territory_version": "c-1"},
-        {"topic": "city.raw.sensor", "partition": 2, "offset": 1, "chunk": 0, "territory_version": "t-1"},
-    ]
+    place = {"topic": "city.raw.sensor", "epoch": "T1", "partition": 2, "chunk": 0, "term": 5}
+    names = [*place, "offset", "territory_version"]
+    assert table.select(names).to_pylist() == [
+        place | {"offset": 0, "territory_version": "c-1"}, place | {"offset": 1, "territory_version": "t-1"},
+    ]  # fmt: skip
     assert [dict(zones or ()) for zones in table["zones"].to_pylist()] == [
         {"quarter": "Q02", "sector": "NEW"}, {"district": "Q01"},
     ]  # fmt: skip
@@ -165,12 +174,34 @@ def test_window_rows_are_split_by_month() -> None:
     """A chunk that holds a late event of last month is two blocks, both with the chunk and its version."""
     found = ran([event(event_id="1"), event(event_id="2", observed_at=ms("2026-08-31T23:59:59"))])
     (chunk,) = found.taken
-    made = dict(window_tables(chunk.rows, ORIGIN, chunk.first_offset, chunk.last_offset))
+    made = dict(window_tables(chunk.rows, ORIGIN, chunk.first_offset, chunk.last_offset + 1))
     assert list(made) == ["202608", "202609"]
+    place = {"topic": "city.raw.sensor", "epoch": "T1", "partition": 2, "chunk": 0, "version": version_of(5, 2)}
     for table in made.values():
-        assert set(table.select(["topic", "partition", "chunk", "version"]).to_pylist()[0].values()) == {
-            "city.raw.sensor", 2, 0, 1,
-        }  # fmt: skip
+        assert table.select(list(place)).to_pylist()[0] == place
+
+
+@given(st.integers(0, 2**22 - 1), st.integers(0, 2**42 - 1), st.integers(0, 2**22 - 1), st.integers(0, 2**42 - 1))
+def test_versions_order_owners_and_then_offsets(term: int, offset: int, other_term: int, other_offset: int) -> None:
+    """A newer owner outranks an older one wherever both stand; the offset is given back; it fits the column."""
+    one, other = version_of(term, offset), version_of(other_term, other_offset)
+    assert (one < other) == ((term, offset) < (other_term, other_offset))
+    assert offset_of(one) == offset
+    assert one < 2**64
+
+
+def test_rejects_say_where_they_come_from_and_who_refused_them() -> None:
+    """Position, time, stage and reason; the term decides between two owners. No bytes, no key, no value."""
+    refused = rejects(pl.Series([3]), "decode", Reason.DECODE, "not Avro").with_columns(
+        pl.Series("offset", [103]), pl.Series("received_at", [RECEIVED_MS]).cast(pl.Datetime("ms", "UTC"))
+    )
+    assert reject_table(refused, ORIGIN).to_pylist() == [
+        {
+            "topic": "city.raw.sensor", "epoch": "T1", "partition": 2, "term": 5, "offset": 103,
+            "received_at": datetime.fromtimestamp(RECEIVED_MS / 1_000, UTC), "stage": "decode", "reason": "decode",
+            "detail": "not Avro",
+        }
+    ]  # fmt: skip
 
 
 def test_alerts_are_rows_as_they_are_messages(clickhouse: Sink) -> None:
@@ -178,7 +209,9 @@ def test_alerts_are_rows_as_they_are_messages(clickhouse: Sink) -> None:
     alert = contract("Alert")
     blank = {f.name: "unknown" if f.symbols else None for f in alert.fields}
     given = [blank | example["value"] for example in examples("Alert", "good")]
-    clickhouse.insert("alert_transitions", alert_table(given), "x")
+    clickhouse.insert("alert_transitions", alert_table([(ORIGIN, 41, value) for value in given]), "x")
+    places = clickhouse.rows("SELECT DISTINCT topic, epoch, partition, offset FROM alert_transitions")
+    assert places == [("city.raw.sensor", "T1", 2, 41)]
     names = [f.name for f in alert.fields]
     back = clickhouse.rows(f"SELECT {', '.join(names)} FROM alert_transitions ORDER BY transition_id")
     for value in given:
@@ -189,10 +222,14 @@ def test_alerts_are_rows_as_they_are_messages(clickhouse: Sink) -> None:
 
 
 def test_names_of_a_block_do_not_depend_on_the_order_of_its_parts() -> None:
-    """The token names topic, partition and offsets of all parts, sorted: the same parts are the same block."""
-    parts = [(Origin("b", 0), 5, 9), (Origin("a", 1), 0, 4), (Origin("a", 0), 7, 7)]
-    assert names_of(parts) == names_of(parts[::-1]) == "a/0:7-7;a/1:0-4;b/0:5-9"
+    """The token names topic, epoch, partition, term and offsets of all parts, sorted: the same parts are the same
+    block, and what another owner or another topic of that name sends is another one."""
+    parts = [(Origin("b", 0, "B", 2), 5, 9), (Origin("a", 1, "A", 1), 0, 4), (Origin("a", 0, "A", 1), 7, 7)]
+    assert names_of(parts) == names_of(parts[::-1]) == "a/A/0@1:7-7;a/A/1@1:0-4;b/B/0@2:5-9"
     assert names_of(parts[:2]) != names_of(parts)
+    (one,) = parts[:1]
+    others = [(Origin("b", 0, "C", 2), 5, 9), (Origin("b", 0, "B", 3), 5, 9), (one[0], 5, 10), (one[0], 4, 9)]
+    assert names_of([one]) not in {names_of([other]) for other in others}
 
 
 def test_events_of_a_large_batch_keep_their_order() -> None:

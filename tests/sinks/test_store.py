@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,8 +13,18 @@ import pytest
 from processors.pipeline import ChunkRows
 from schemas.contracts import Domain, contract
 from sinks.clickhouse import Sink
-from sinks.rows import Origin, ZoneMaps
-from sinks.store import Block, store, store_alerts
+from sinks.rows import Origin, ZoneMaps, version_of
+from sinks.store import (
+    Block,
+    ChunkPart,
+    Part,
+    RefusedEvent,
+    Snapshot,
+    store_alerts,
+    store_derived,
+    store_records,
+    store_snapshots,
+)
 from tests.support.batches import (
     DAY,
     HOUR,
@@ -32,29 +42,41 @@ from tests.support.batches import (
 from tests.support.city import CITY, ms
 
 
-def block_of(ran: Ran, domain: Domain = "sensor", *, windows: Iterable[ChunkRows] | None = None) -> Block:
+def block_of(
+    ran: Ran,
+    domain: Domain = "sensor",
+    *,
+    term: int = 1,
+    epoch: str = "T1",
+    windows: Iterable[ChunkRows] | None = None,
+    known: Sequence[int] | None = None,
+) -> Block:
     """What a flush writes of this run: all its outcomes, and the window rows taken (or the given ones)."""
     block = Block()
     first = ran.outcomes[0].batch
-    origin = Origin(first.topic, first.partition)
+    origin = Origin(first.topic, first.partition, epoch, term)
+    there = None if known is None else pl.Series("offset", known, pl.Int64)
     for outcome in ran.outcomes:
         one = outcome.batch
         if len(outcome.events):
-            block.events[domain].append((origin, one.first_offset, one.last_offset, outcome.events))
+            block.events[domain].append(Part(origin, one.first_offset, one.last_offset, outcome.events, there))
         if len(outcome.refused):
             rows = outcome.refused["row"].to_numpy()
             placed = outcome.refused.with_columns(
                 pl.Series("offset", one.offsets[rows]),
                 pl.Series("received_at", one.received_ms[rows]).cast(pl.Datetime("ms", "UTC")),
             )
-            block.refused.append((origin, one.first_offset, one.last_offset, placed))
+            block.refused.append(Part(origin, one.first_offset, one.last_offset, placed, there))
     taken = ran.taken if windows is None else windows
-    block.windows += [(origin, c.first_offset, c.last_offset, c.rows) for c in taken]
+    block.windows += [ChunkPart(origin, c.first_offset, c.last_offset + 1, c.rows) for c in taken]
     return block
 
 
-def write(ran: Ran, sink: Sink, domain: Domain = "sensor", **rest: Any) -> None:
-    store(block_of(ran, domain, **rest), sink, ZoneMaps(ran.shared.locator.sets), {CITY: "c-1"})
+def write(ran: Ran, sink: Sink, domain: Domain = "sensor", **rest: Any) -> list[RefusedEvent]:
+    block, zones = block_of(ran, domain, **rest), ZoneMaps(ran.shared.locator.sets)
+    refused = store_records(block, sink, zones, {CITY: "c-1"})
+    store_derived(block, sink, zones, {CITY: "c-1"})
+    return refused
 
 
 def count(sink: Sink, table: str) -> int:
@@ -108,30 +130,96 @@ def test_a_replay_in_other_batches_adds_nothing_for_readers(clickhouse: Sink) ->
     assert clickhouse.rows("SELECT count() FROM asset_state FINAL") == [(1,)]
 
 
+def test_rows_that_are_there_are_skipped(clickhouse: Sink) -> None:
+    """What a former owner has stored is not sent again, events and rejects alike; what it has not is."""
+    good = encoded("sensor", events(4))
+    ran = Ran([batch([good[0], b"junk", good[1], None, good[2], good[3]])], reference())
+    write(ran, clickhouse, known=[0, 1, 2])
+    assert clickhouse.rows("SELECT offset FROM events_sensor ORDER BY offset") == [(4,), (5,)]
+    assert clickhouse.rows("SELECT offset FROM rejects ORDER BY offset") == [(3,)]
+    assert window_events(clickhouse) == 4, "windows and states are the whole's, whoever stored the events"
+    assert count(clickhouse, "asset_state") == 1
+
+
+def test_a_batch_of_which_everything_is_there_writes_no_record(clickhouse: Sink) -> None:
+    """Nothing is left of it, and an empty block is no insert."""
+    ran = Ran([batch([*encoded("sensor", events(2)), b"junk"])], reference())
+    write(ran, clickhouse, known=[0, 1, 2])
+    assert (count(clickhouse, "events_sensor"), count(clickhouse, "rejects")) == (0, 0)
+
+
+def test_of_two_owners_the_one_with_the_higher_term_has_the_last_word(clickhouse: Sink) -> None:
+    """An older one that writes later, or even further, changes nothing for readers: neither records nor windows."""
+    older = Ran([batch([*encoded("sensor", events(6)), b"junk"])], reference())
+    newer = Ran([batch_of(events(5), received_ms=RECEIVED_MS + 1)], reference())
+    write(newer, clickhouse, term=8)
+    write(older, clickhouse, term=7)
+    assert clickhouse.rows("SELECT offset, term FROM events_sensor FINAL ORDER BY offset LIMIT 5") == [
+        (offset, 8) for offset in range(5)
+    ]
+    assert window_events(clickhouse) == 5
+
+
+def test_a_topic_that_was_created_anew_is_another_topic(clickhouse: Sink) -> None:
+    """Its offsets begin again and name other records: both are stored and counted, under epochs of their own."""
+    for epoch, number in (("T1", 3), ("T2", 2)):
+        values = [event(event_id=f"{epoch}-{i}", observed_at=RECEIVED_MS - HOUR + i) for i in range(number)]
+        write(Ran([batch([*encoded("sensor", values), b"junk"])], reference()), clickhouse, epoch=epoch)
+    found = "SELECT epoch, count() FROM {} FINAL GROUP BY epoch ORDER BY epoch"
+    assert clickhouse.rows(found.format("events_sensor")) == [("T1", 3), ("T2", 2)]
+    assert clickhouse.rows(found.format("rejects")) == [("T1", 1), ("T2", 1)]
+    assert window_events(clickhouse) == 5
+
+
+def test_what_clickhouse_refuses_is_named_and_its_neighbours_are_stored(clickhouse: Sink) -> None:
+    """Each refused event by topic, partition and offset, whatever day its block was of; never by its values."""
+    values = events(6, fill_level=0.5)
+    values[4]["observed_at"] = RECEIVED_MS - 3 * DAY
+    for row in (1, 4):
+        values[row]["battery_ratio"] = 0.125
+    ran = Ran([batch_of(values, partition=3, first_offset=10)], reference())
+    clickhouse.command("ALTER TABLE events_sensor ADD CONSTRAINT no_eighth CHECK ifNull(battery_ratio, 0) != 0.125")
+    try:
+        refused = write(ran, clickhouse)
+    finally:
+        clickhouse.command("ALTER TABLE events_sensor DROP CONSTRAINT no_eighth")
+    place = [(one.topic, one.partition, one.offset) for one in refused]
+    assert sorted(place) == [("city.raw.sensor", 3, 11), ("city.raw.sensor", 3, 14)]
+    assert {one.message for one in refused} == {"469 VIOLATED_CONSTRAINT in `no_eighth`"}
+    assert clickhouse.rows("SELECT offset FROM events_sensor ORDER BY offset") == [(10,), (12,), (13,), (15,)]
+
+
 def test_an_empty_flush_writes_nothing(clickhouse: Sink) -> None:
     """Nothing to write is no insert at all."""
-    store(Block(), clickhouse, ZoneMaps([]), {})
+    assert store_records(Block(), clickhouse, ZoneMaps([]), {}) == []
+    store_derived(Block(), clickhouse, ZoneMaps([]), {})
     assert all(count(clickhouse, table) == 0 for table in ("events_sensor", "rejects", "window_rows", "snapshots"))
+
+
+def snapshot(partition: int, next_offset: int, taken_ms: int, term: int = 1) -> Snapshot:
+    at = datetime.fromtimestamp(taken_ms / 1_000, UTC)
+    origin = Origin("city.raw.sensor", partition, "T1", term)
+    return Snapshot(origin, next_offset, at, "2", "worker-1", at, b"state")
 
 
 def test_snapshots_keep_the_newest_of_each_partition(clickhouse: Sink) -> None:
     """One row says how far a partition has come; the same flush written twice is one row."""
-
-    def snapshot(partition: int, last: int, taken_ms: int) -> Mapping[str, Any]:
-        at = datetime.fromtimestamp(taken_ms / 1_000, UTC)
-        return {
-            "topic": "city.raw.sensor", "partition": partition, "last_offset": last, "watermark": at,
-            "code_version": "1", "taken_at": at,
-        }  # fmt: skip
-
-    for rows in (
-        [snapshot(0, 9, RECEIVED_MS), snapshot(1, 4, RECEIVED_MS)],
-        [snapshot(0, 9, RECEIVED_MS), snapshot(1, 4, RECEIVED_MS)],
-        [snapshot(0, 19, RECEIVED_MS + 1_000)],
+    for snapshots in (
+        [snapshot(0, 10, RECEIVED_MS), snapshot(1, 5, RECEIVED_MS)],
+        [snapshot(0, 10, RECEIVED_MS), snapshot(1, 5, RECEIVED_MS)],
+        [snapshot(0, 20, RECEIVED_MS + 1_000)],
     ):
-        store(Block(snapshots=rows), clickhouse, ZoneMaps([]), {})
+        store_snapshots(snapshots, clickhouse)
     assert count(clickhouse, "snapshots") == 3
-    assert clickhouse.rows("SELECT partition, last_offset FROM snapshots FINAL ORDER BY partition") == [(0, 19), (1, 4)]
+    found = "SELECT partition, next_offset, version FROM snapshots FINAL ORDER BY partition"
+    assert clickhouse.rows(found) == [(0, 20, version_of(1, 20)), (1, 5, version_of(1, 5))]
+
+
+def test_a_snapshot_of_a_newer_owner_counts_though_it_has_come_less_far(clickhouse: Sink) -> None:
+    """It was there last, and has undone what lies beyond."""
+    store_snapshots([snapshot(0, 50, RECEIVED_MS + 9_000, term=3)], clickhouse)
+    store_snapshots([snapshot(0, 40, RECEIVED_MS, term=4)], clickhouse)
+    assert clickhouse.rows("SELECT next_offset FROM snapshots FINAL") == [(40,)]
 
 
 # --- reading windows
@@ -238,7 +326,7 @@ def alerts(sink: Sink) -> list[tuple[Any, ...]]:
 
 def stored_alerts(sink: Sink, steps: Sequence[dict[str, Any]]) -> None:
     for step in steps:
-        store_alerts([step], sink)
+        store_alerts([(Origin("city.raw.sensor", 0, "T1", 1), 7, step)], sink)
 
 
 def test_an_alert_is_what_its_last_transition_says(clickhouse: Sink) -> None:

@@ -1,0 +1,233 @@
+"""Which partitions are ours, and the hand-over: what the transport asks (streams.transport.Keeper).
+
+Partitions come in three steps: `assigned` by the group, `positioned` where the group left them, then taken over in the
+background, which moves them to where their snapshots end. They go in one: `drain`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Final
+
+from faust.types import TP
+
+from schemas.contracts import ALERT_TOPIC, RAW_TOPICS
+from sinks.clickhouse import Sink, SinkAwayError
+from streams.broker import BrokerError
+from streams.clock import monotonic_s
+from streams.ledger import Entry, Ledger, Place
+from streams.log import logger
+from streams.recovery import Recovery, Taken
+from streams.settings import Settings
+from streams.transport import NotOursError
+
+RAW: Final = frozenset(RAW_TOPICS.values())
+_PAUSE_S: Final = 1.0
+_LOOK_S: Final = 30.0
+
+
+class Patience:
+    """How long blocking calls go on trying: until `end`, which is for those that have begun before it."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._over = threading.Event()
+
+    @property
+    def sink(self) -> Sink:
+        """The sink, for one call; it gives up when patience ends."""
+        return self._sink.until(self._over)
+
+    def end(self) -> None:
+        self._over.set()
+        self._over = threading.Event()
+
+
+class Custody:
+    """Keeps the ledger in step with the group. `is_open` says whether batches may be processed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        recovery: Recovery,
+        sink: Sink,
+        flush: Callable[[], Awaitable[object]],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._recovery = recovery
+        self._flush = flush
+        self._fail = fail
+        self._log = logger("custody")
+        self._thread = ThreadPoolExecutor(1, "recovery")
+        self._patience = Patience(sink)
+        self.flushing = Patience(sink)
+        self.app: Any = None
+        self._places: frozenset[Place] = frozenset()
+        self._unplaced: set[Place] = set()
+        self._alerts: Mapping[TP, int] = {}
+        self.alert_mark: int | None = None
+        """Batches of alerts with a lower mark are not to be taken; None while none is."""
+        self.serial = 0
+        """Grows whenever partitions come or go."""
+        self._wanted = asyncio.Event()
+        self.is_open = False
+        self.is_drained = True
+        """Whether everything that was begun before the last drain has been stored."""
+        self.is_over = False
+        """Whether a drain has come to its end with nothing left, and no partition was given since."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the group has given us partitions."""
+        return bool(self._places)
+
+    # -- what the transport asks ---------------------------------------------------------------------------------------
+
+    @property
+    def pause_s(self) -> float:
+        """A quarter of the linger: while a batch gathers, a few fetches are enough."""
+        return self._settings.linger_s / 4
+
+    def wants_batches(self, topic: str) -> bool:
+        """Raw topics and alerts come by the batch; Faust's own topics by the record."""
+        return topic in RAW or topic == ALERT_TOPIC
+
+    async def drain(self) -> None:
+        """Make durable and commit what was begun, while the partitions are still ours.
+
+        From here until they have been taken over again nothing more is processed.
+        """
+        self.is_open = False
+        self.serial += 1
+        self._patience.end()
+        held = len(self._ledger)
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout_s):
+                await self._flush()
+        except TimeoutError:
+            self.flushing.end()
+            self._log.warning("not drained in time; these records will be read again", waiting=self._ledger.waiting)
+        except Exception as error:  # noqa: BLE001 - at revoke and stop Faust would swallow it; nothing is acknowledged
+            self._fail(error)
+        self.is_drained = len(self._ledger) == held
+        for place, entry in self._ledger:
+            entry.inbox.clear()
+            if entry.unsaved:
+                self.is_drained = False
+                self._ledger.drop(place)
+        self.is_over = self.is_drained
+
+    def assigned(self, partitions: Set[TP]) -> None:
+        """These partitions are ours from now on, and no others."""
+        self.is_open = self.is_over = False
+        self.serial += 1
+        self._places = frozenset(Place(tp.topic, tp.partition) for tp in partitions if tp.topic in RAW)
+        self._ledger.keep_only(self._places)
+        self._unplaced = set(self._places)
+        self._alerts = {tp: 0 for tp in partitions if tp.topic == ALERT_TOPIC}
+        self.alert_mark = None
+
+    def positioned(self, committed: Mapping[TP, int]) -> None:
+        """Partitions are where the group left them; from now on they may be moved."""
+        self._alerts = {tp: committed.get(tp, 0) for tp in self._alerts}
+        self._wanted.set()
+
+    # -- taking over ---------------------------------------------------------------------------------------------------
+
+    def take_up_again(self, place: Place) -> None:
+        """Forget what is known of a partition and go on from its snapshot."""
+        self._ledger.drop(place)
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Take over what was assigned, for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await self._wanted.wait()
+            except TimeoutError:
+                await self._look_at_topics()
+                continue
+            self._wanted.clear()
+            if not await self._take_over():
+                await asyncio.sleep(_PAUSE_S)
+                self._wanted.set()
+
+    async def _look_at_topics(self) -> None:
+        """A topic that was created anew begins at offset 0 again, which reading alone does not always show."""
+        with suppress(BrokerError):
+            if await asyncio.get_running_loop().run_in_executor(self._thread, self._recovery.topics_have_changed):
+                self._wanted.set()
+
+    async def _take_over(self) -> bool:
+        """One attempt. Whether it is done, or no longer asked for."""
+        serial, places = self.serial, self._places
+        # Whoever is on call does not wait for ClickHouse.
+        if self.alert_mark is None and self._alerts:
+            mark = await self._moved(self._alerts)
+            if serial != self.serial or mark is None:
+                return serial != self.serial
+            self.alert_mark = mark
+        held = {place: entry.origin for place, entry in self._ledger}
+        generation = int(self.app.consumer_generation_id)
+        try:
+            taken = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._recovery.take, places, held, generation, self._patience.sink
+            )
+        except (BrokerError, SinkAwayError) as error:
+            if serial != self.serial:
+                return True
+            self._log.warning("partitions are not taken over yet", error=str(error))
+            return False
+        if serial != self.serial:
+            return True
+        for one in taken.values():
+            self._ledger.hold(one.place, _entry(one))
+        return await self._move(serial, {*taken, *self._unplaced})
+
+    async def _move(self, serial: int, places: Set[Place]) -> bool:
+        offsets: Mapping[TP, int] = {
+            TP(place.topic, place.partition): entry.next_offset for place, entry in self._ledger if place in places
+        }
+        mark = await self._moved(offsets)
+        if serial != self.serial or mark is None:
+            return serial != self.serial
+        for place, entry in self._ledger:
+            if place in places:
+                entry.inbox.clear()
+                entry.mark, entry.fetched, entry.proven = mark, entry.next_offset, False
+                entry.received_s = monotonic_s()
+        self._unplaced -= places
+        self.is_open = True
+        return True
+
+    async def refetch(self, place: Place, entry: Entry) -> None:
+        """Read a partition again from the first record that is missing."""
+        mark = await self._moved({TP(place.topic, place.partition): entry.fetched})
+        if mark is not None:
+            entry.mark = mark
+
+    async def _moved(self, offsets: Mapping[TP, int]) -> int | None:
+        """Move, and the mark of it; None when a partition is not ours any more."""
+        try:
+            return int(await self.app.consumer.move(offsets))
+        except NotOursError:
+            return None
+
+    def close(self) -> None:
+        self._patience.end()
+        self.flushing.end()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _entry(taken: Taken) -> Entry:
+    return Entry(
+        taken.state, taken.origin, taken.next_offset, tail=taken.tail, condemned=taken.condemned, due=taken.passes
+    )

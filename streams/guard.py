@@ -1,0 +1,74 @@
+"""Ends the process when it cannot end itself: it stalls, stopping takes too long, or somebody asks a second time.
+
+Nothing is lost by it: what is not acknowledged is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from contextlib import suppress
+from typing import Final
+
+from streams.clock import monotonic_s
+from streams.log import logger
+from streams.watchdog import StalledError, Watchdog
+from streams.worker import Worker
+
+_LOOK_S: Final = 1.0
+#: Beyond the drain itself a stop leaves the group and closes connections, which a broker that is away can hold up.
+_LEAVE_S: Final = 5.0
+_FAILED: Final = 1
+
+
+class Guard:
+    """Watches a worker from a thread of its own, which a stuck event loop does not stop."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._log = logger("guard")
+        self._watchdog = Watchdog(worker.settings.watchdog_s, worker.settings.rebalance_timeout_s)
+        self._loop = asyncio.get_running_loop()
+        self._stopping_s: float | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._signalled, number)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._over.set()
+
+    def _signalled(self, number: int) -> None:
+        if self._stopping_s is not None:
+            self._end(128 + number, "ended at once, as asked for the second time")
+        self._stopping_s = monotonic_s()
+        self._worker.stop()
+
+    def _watch(self) -> None:
+        worker = self._worker
+        while not self._over.wait(_LOOK_S):
+            now_s = monotonic_s()
+            if self._stopping_s is not None:
+                if now_s - self._stopping_s > worker.settings.drain_timeout_s + _LEAVE_S:
+                    drained = worker.failure is None and worker.custody.is_over
+                    self._end(0 if drained else _FAILED, "could not leave Kafka in time")
+                continue
+            try:
+                self._watchdog.look(
+                    now_s,
+                    progress=worker.ledger.progress,
+                    lag=worker.lags,
+                    away=worker.is_waiting,
+                    rebalancing=not worker.custody.is_open,
+                )
+            except StalledError as error:
+                self._stopping_s = now_s
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(worker.fail, error)
+
+    def _end(self, code: int, why: str) -> None:
+        self._log.error("ending at once", reason=why, code=code)
+        os._exit(code)
