@@ -135,6 +135,27 @@ def end_offsets(settings: Settings) -> dict[Place, tuple[int, int]]:
         consumer.close()
 
 
+def first_offset_from(settings: Settings, place: Place, offset: int) -> int | None:
+    """The offset of the first record that Kafka has from `offset` on; None when it gives none within seconds.
+
+    Raises BrokerError when no broker answers.
+    """
+    config = {"group.id": f"{settings.group}-offsets", "enable.auto.commit": False, "auto.offset.reset": "earliest"}
+    consumer = Consumer({**client_config(settings), **config})
+    try:
+        consumer.assign([TopicPartition(place.topic, place.partition, offset)])
+        found = consumer.poll(_TIMEOUT_S)
+        if found is None:
+            return None
+        if (error := found.error()) is not None:
+            raise BrokerError(f"Kafka would not be read: {error.str()}")
+        return found.offset()
+    except KafkaException as error:
+        raise BrokerError(f"Kafka would not be read: {reason(error)}") from error
+    finally:
+        consumer.close()
+
+
 def topic_ids(settings: Settings) -> dict[str, str]:
     """The ids Kafka gave the raw topics when they were created; "" where brokers give none (before 2.8, in process).
 

@@ -11,12 +11,14 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from faust.types import TP
 
 from schemas.contracts import ALERT_TOPIC, RAW_TOPICS
 from sinks.clickhouse import Sink, SinkAwayError
+from streams import broker
 from streams.broker import BrokerError
 from streams.clock import monotonic_s
 from streams.ledger import Entry, Ledger, Place
@@ -202,10 +204,24 @@ class Custody:
         for place, entry in self._ledger:
             if place in places:
                 entry.inbox.clear()
-                entry.mark, entry.fetched, entry.proven = mark, entry.next_offset, False
-                entry.received_s = monotonic_s()
+                entry.mark, entry.fetched, entry.received_s = mark, entry.next_offset, monotonic_s()
         self._unplaced -= places
         self.is_open = True
+        return True
+
+    async def is_hole(self, place: Place, entry: Entry, first_offset: int) -> bool:
+        """Whether Kafka has no record from `entry.fetched` to that offset, which begins what was fetched: there are
+        markers of transactions, and retention. It is asked again, because a position that was lost on the way would
+        look the same."""
+        ask = partial(broker.first_offset_from, self._settings, place, entry.fetched)
+        try:
+            first = await asyncio.get_running_loop().run_in_executor(self._thread, ask)
+        except BrokerError as error:
+            self._log.warning("a hole in the log is not believed yet", error=str(error))
+            return False
+        if first is None or first < first_offset:
+            self._log.warning("read again", topic=place.topic, partition=place.partition, from_offset=entry.fetched)
+            return False
         return True
 
     async def refetch(self, place: Place, entry: Entry) -> None:

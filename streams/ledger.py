@@ -54,7 +54,7 @@ class Entry:
     `lock` orders batches, cuts and the passing of time. `mark` parts fetches begun before this entry from later ones.
     `tail` is what a former owner had stored beyond the state, until it has been processed again; `condemned` the
     offsets that ClickHouse refused; `due` where time is to pass again as it did before. `fetched` is the offset that
-    the next batch should begin with, `proven` whether a batch has begun there since reading was set to it.
+    the next batch should begin with. `kept_ms` is how far time had passed without records when that was last kept.
     """
 
     state: PartitionState
@@ -69,7 +69,7 @@ class Entry:
     durable: int = 0
     committed: int | None = None
     fetched: int = 0
-    proven: bool = False
+    kept_ms: int = 0
     received_s: float = 0.0
     snapshot_s: float = 0.0
     commit_s: float = 0.0

@@ -38,6 +38,8 @@ from streams.settings import Settings
 _CLAIMS: Final = 8
 #: Partitions taken over at the same time: most of it is waiting for ClickHouse.
 _AT_ONCE: Final = 4
+#: Where a snapshot is lost, windows of so many full flushes are written again: the last flush may not have come so far.
+_FLUSHES: Final = 10
 _NOTHING: Final = pl.DataFrame()
 
 
@@ -198,13 +200,15 @@ class Recovery:
     def _anew(
         self, place: Place, origin: Origin, state: PartitionState, next_offset: int, chunk: int | None, sink: Sink
     ) -> Taken:
-        """Begin a chunk at an offset. What is stored before stays; its windows, from `chunk` on, may not have been
-        written to their end, and are. None: the snapshot is lost, and that is the last chunk."""
+        """Begin a chunk at an offset. What is stored before stays; the windows of `chunk` and later ones may not have
+        been written to their end, and are. None: the snapshot is lost, so that nobody knows since when."""
         previous = stored.last_chunk(origin, state.domain, next_offset, sink)
         events = _NOTHING
         if previous is not None:
             events = stored.chunk_events(origin, state.domain, previous, next_offset, sink)
-            self._count_again(origin, state, previous if chunk is None else chunk, next_offset, sink)
+            flushed = next_offset - _FLUSHES * self._settings.flush_rows
+            doubtful = stored.last_chunk(origin, state.domain, max(flushed, 0), sink) if chunk is None else chunk
+            self._count_again(origin, state, doubtful or 0, next_offset, sink)
         reopen(
             state,
             self._reference,

@@ -105,6 +105,8 @@ class BatchConsumer(aiokafka.Consumer):
                 continue
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             if self._keeper.wants_batches(tp.topic):
+                # Faust drops what is older than it has seen, and learns of what it has seen after a `move` back.
+                self._read_offset.pop(tp, None)
                 yield tp, _message(tp, run, generation, mark)
             else:
                 for record in run:
@@ -146,6 +148,16 @@ class BatchConsumer(aiokafka.Consumer):
                 raise NotOursError(str(error)) from error
             self._mark += 1
             return self._mark
+
+    def told_end(self, tp: TP) -> tuple[int, int] | None:
+        """The end of a partition's log when a broker last told it, and that instant in milliseconds since 1970."""
+        ours = TopicPartition(tp.topic, tp.partition)
+        try:
+            consumer = self._thread._ensure_consumer()
+            end, told_ms = consumer.highwater(ours), consumer.last_poll_timestamp(ours)
+        except (IllegalStateError, AssertionError):  # aiokafka asserts that the partition is still ours
+            return None
+        return None if end is None or told_ms is None else (end, int(told_ms))
 
     async def commit_offsets(self, offsets: Mapping[TP, int], timeout_s: float) -> bool:
         """Commit offsets to read next. False when Kafka did not take them: the group has moved on, or it is away.

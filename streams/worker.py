@@ -17,12 +17,11 @@ from typing import Any, Final
 from faust.types import TP
 
 from processors.locate import Locator
-from processors.pipeline import Reference, advance
+from processors.pipeline import Reference
 from processors.territory import Territory
 from schemas.contracts import RAW_TOPICS
 from sinks.clickhouse import Sink, SinkAwayError
 from sinks.rows import ZoneMaps
-from sinks.store import Pass
 from streams import app as faust_app
 from streams.clock import Clock, monotonic_s
 from streams.custody import Custody
@@ -32,18 +31,19 @@ from streams.intake import Intake, PoisonError, limits, unseen
 from streams.ledger import Entry, Ledger, Place
 from streams.log import logger
 from streams.notify import Notifier
+from streams.passing import Passing
 from streams.produce import Confirmed
 from streams.recovery import Recovery
 from streams.settings import Settings
 from streams.tally import Tally
 from streams.transport import Fetched
+from streams.waiting import wait, whole
 from streams.zone_watch import STEP_MS, ZoneWatch
 
 _POLL_S: Final = 0.1
 #: What may be in memory before fetching stops: flushes' worth of rows, and batches' worth of records.
 _UNFLUSHED: Final = 4
 _ARRIVED: Final = 16
-_IDLE_S: Final = 0.5
 #: Alerts do not wait for the flush interval, but a storm of them is still written in blocks.
 _URGENT_S: Final = 0.05
 
@@ -93,6 +93,7 @@ class Worker:
             produce=self.confirmed.produce,
             commit=self._commit,
         )
+        self._passing = Passing(settings, clock, self.reference, self.ledger, self.custody, self._stages, self._wake)
         self._flusher = Flusher(settings, self.ledger, effects, self._stages, self.tally, clock)
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ class Worker:
         await self.app.start()
         running: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self._flush_loop,
-            self._idle_loop,
+            self._passing.run,
             self._watch,
             self.custody.run,
             partial(self._notifier.run, self._told),
@@ -135,7 +136,7 @@ class Worker:
                     break
                 if self._ends is not None and self._has_reached(self._ends):
                     break
-                await _wait(self._stop, _POLL_S)
+                await wait(self._stop, _POLL_S)
         finally:
             self._stop.set()
             asyncio.get_running_loop().call_later(self.settings.drain_timeout_s, self.custody.flushing.end)
@@ -195,19 +196,16 @@ class Worker:
         self.tally.took_part(monotonic_s())
         while self._is_current(message) and (self._is_full() or not self.custody.is_open):
             self._moved.clear()
-            await _wait(self._moved, _POLL_S)
+            await wait(self._moved, _POLL_S)
         entry = self.ledger.get(place)
         if entry is None or fetched.mark < entry.mark or not self._is_current(message):
             return
         if batch.first_offset < entry.fetched:
             self.log.warning("the log has gone back", topic=place.topic, partition=place.partition)
             self.custody.take_up_again(place)
-        elif batch.first_offset > entry.fetched and not entry.proven:
-            # Asked for once more before it is believed: a position that was lost on the way would look the same.
-            entry.proven = True
+        elif batch.first_offset > entry.fetched and not await self.custody.is_hole(place, entry, batch.first_offset):
             await self.custody.refetch(place, entry)
         else:
-            entry.proven = True
             entry.fetched = batch.last_offset + 1
             entry.inbox.append(batch)
             self._arrived[batch.topic].set()
@@ -232,7 +230,7 @@ class Worker:
                 await asyncio.sleep(self.settings.linger_s)
             arrived.clear()
             for place, entry in entries:
-                await _whole(self._process(place, entry))
+                await whole(self._process(place, entry))
                 if entry.inbox:
                     arrived.set()
 
@@ -240,12 +238,13 @@ class Worker:
         async with entry.lock:
             if not self.custody.is_open or self.ledger.get(place) is not entry:
                 return
-            await self._pass_what_is_due(entry)
+            await self._passing.catch_up(entry)
             taken = entry.take(self.settings.batch_records)
             batch = None if taken is None else unseen(taken, entry.next_offset)
             if batch is None:
                 return
             started = monotonic_s()
+            self._passing.keep(entry)
             outcomes = await asyncio.get_running_loop().run_in_executor(
                 self._stages, self._intake.through_the_stages, batch, entry.state, entry.condemned
             )
@@ -256,7 +255,7 @@ class Worker:
             entry.transitions += [(o.batch.last_offset, t) for o in outcomes for t in o.transitions]
             entry.next_offset = batch.last_offset + 1
             entry.received_s = monotonic_s()
-            await self._pass_what_is_due(entry)
+            await self._passing.catch_up(entry)
         self._moved.set()
         self._intake.log_batch(batch, outcomes, monotonic_s() - started)
         if entry.transitions or self.ledger.waiting >= self.settings.flush_rows:
@@ -265,7 +264,7 @@ class Worker:
     async def _notify(self, message: Any) -> None:
         fetched: Fetched = message.value
         while self._is_current(message) and self._notifier.is_full:
-            await _wait(self._stop, _POLL_S)
+            await wait(self._stop, _POLL_S)
         mark = self.custody.alert_mark
         if self._is_current(message) and mark is not None and fetched.mark >= mark:
             self._notifier.take(message.tp, fetched.batch, message.generation_id)
@@ -298,11 +297,11 @@ class Worker:
 
     async def _flush_loop(self) -> None:
         while True:
-            if await _wait(self._wake, self.settings.flush_interval_s):
+            if await wait(self._wake, self.settings.flush_interval_s):
                 await asyncio.sleep(_URGENT_S)
             self._wake.clear()
             if self.custody.is_open:
-                await _whole(self._flush_while_ours())
+                await whole(self._flush_while_ours())
 
     async def _flush_while_ours(self) -> None:
         serial = self.custody.serial
@@ -313,50 +312,15 @@ class Worker:
             if serial == self.custody.serial:
                 raise
 
-    async def _idle_loop(self) -> None:
-        while True:
-            await asyncio.sleep(_IDLE_S)
-            now_ms = self.clock.event_ms(self.clock.now_ms() - round(self.settings.idle_grace_s * 1_000))
-            for place, entry in self.ledger:
-                if monotonic_s() - entry.received_s >= self.settings.idle_grace_s and self._read_to_its_end(
-                    place, entry
-                ):
-                    await _whole(self._let_time_pass(place, entry, now_ms))
-
-    async def _let_time_pass(self, place: Place, entry: Entry, now_ms: int) -> None:
-        async with entry.lock:
-            if not self.custody.is_open or self.ledger.get(place) is not entry:
-                return
-            await self._pass_what_is_due(entry)
-            await self._pass(entry, now_ms - self.reference.limits.disorder_ms)
-            if monotonic_s() - entry.snapshot_s >= self.settings.zone_watch_interval_s:
-                entry.idle_progress = True
-        if entry.transitions:
-            self._wake.set()
-
-    async def _pass_what_is_due(self, entry: Entry) -> None:
-        while entry.due and entry.due[0].offset < entry.next_offset:
-            await self._pass(entry, entry.due.pop(0).passed_ms)
-
-    async def _pass(self, entry: Entry, passed_ms: int) -> None:
-        """Let event time pass to an instant without a record. Where alerts come of it, it is kept with them."""
-        now_ms = passed_ms + self.reference.limits.disorder_ms
-        made = await asyncio.get_running_loop().run_in_executor(
-            self._stages, advance, entry.state, now_ms, self.reference
-        )
-        if made:
-            entry.passes.append(Pass(entry.next_offset - 1, passed_ms))
-            entry.transitions += [(entry.next_offset - 1, transition) for transition in made]
-
     def _read_to_its_end(self, place: Place, entry: Entry) -> bool:
-        highwater = self.app.consumer.highwater(TP(place.topic, place.partition))
-        return highwater is not None and highwater <= entry.next_offset
+        end = self.app.consumer.told_end(TP(place.topic, place.partition))
+        return end is not None and end[0] <= entry.next_offset
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.settings.zone_watch_interval_s)
             if self.custody.is_open and self.app.is_leader():
-                await _whole(self._look_at_zones())
+                await whole(self._look_at_zones())
             else:
                 self._zone_watch.forget()
 
@@ -377,26 +341,3 @@ class Worker:
                 raise
             return
         self.tally.transitions.update((t.alertname, t.state) for t in transitions)
-
-
-async def _whole(work: Coroutine[Any, Any, None]) -> None:
-    """Do it to its end even when the loop around it is cancelled meanwhile.
-
-    Half a batch or half a flush would leave state that counts records which are neither stored nor read again.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event, at most so long. Whether it came."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
