@@ -2,7 +2,7 @@
 # What is made lies in .venv and .cache. A target that needs the set-up does it; done once, it is not done again.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test lint bench chaos lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -67,6 +67,9 @@ lint: setup ## ruff (rules and format) and mypy --strict
 
 bench: setup ## measure against plain Faust on real Kafka (Java 17, Maven); QUICK=1 or BENCH="--repeats 5 --keep"
 	@$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) $(BENCH)
+
+chaos: setup ## kill everything at random for 90 s and count (Java 17, Maven); CHAOS="--for 600s --seed 1 --summary out.json"
+	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 COMPILE = $(UV_VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-strip-extras --annotation-style line --custom-compile-command 'make lock' \

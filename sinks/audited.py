@@ -286,7 +286,7 @@ def chunks(span: Span, sink: Sink) -> list[tuple[int, int]]:
     return [(int(chunk), int(n)) for chunk, n in sink.rows(sql, given)]
 
 
-def parts_of(span: Span, held: Sequence[tuple[int, int]], most: int = 200_000) -> Iterator[Span]:
+def parts_of(span: Span, held: Sequence[tuple[int, int]], most: int = 100_000) -> Iterator[Span]:
     """A span of chunks in parts of whole chunks with at most so many events, or one chunk. `held`: see `chunks`."""
     first, count, some = span.first, 0, False
     for chunk, events in held:

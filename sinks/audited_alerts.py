@@ -130,14 +130,3 @@ def versions_of(span: Span, sink: Sink) -> set[tuple[str, str]]:
         {"first": span.first, "end": span.end},
     )
     return {(str(jurisdiction), str(version)) for jurisdiction, version in found}
-
-
-def arrivals(span: Span, jurisdiction_id: str, asset_id: str, sink: Sink) -> list[tuple[int, int]]:
-    """(observed, received) of an asset's stored events in offset order, milliseconds since 1970."""
-    found = sink.rows(
-        "SELECT toUnixTimestamp64Milli(observed_at), toUnixTimestamp64Milli(received_at) "
-        f"FROM events_{domain_of(span.origin.topic)} FINAL WHERE {here(span.origin)} "
-        "AND jurisdiction_id = {j:String} AND asset_id = {a:String} AND offset < {end:Int64} ORDER BY offset",
-        {"j": jurisdiction_id, "a": asset_id, "end": span.end},
-    )
-    return [(int(observed), int(received)) for observed, received in found]

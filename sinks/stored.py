@@ -219,14 +219,18 @@ def window_keys(origin: Origin, first_chunk: int, sink: Sink) -> pl.DataFrame:
 # -- alerts ------------------------------------------------------------------------------------------------------------
 
 
-def newest_transitions(origin: Origin, before_offset: int, sink: Sink) -> list[dict[str, Any]]:
-    """Of each alert of a partition the newest transition made before an offset: values of the Alert contract."""
+def newest_transitions(origin: Origin, before_offset: int | None, sink: Sink) -> list[dict[str, Any]]:
+    """Of each alert of a partition the newest transition made before an offset: values of the Alert contract.
+
+    With None, of all epochs: the alerts of a topic outlive it when it is created anew.
+    """
+    here = _HERE if before_offset is not None else "topic = {topic:String} AND partition = {partition:UInt16}"
     instants = ", ".join(f"toUnixTimestamp64Milli({name}) AS {name}_ms" for name in ("at", "starts_at"))
     found = sink.frame(
         f"SELECT * EXCEPT (topic, epoch, partition, offset, at, starts_at, ends_at), {instants}, "
         "if(ends_at IS NULL, NULL, toUnixTimestamp64Milli(assumeNotNull(ends_at))) AS ends_at_ms "
-        f"FROM alert_transitions FINAL WHERE {_HERE} AND offset < {{before:Int64}} "
+        f"FROM alert_transitions FINAL WHERE {here} AND offset < {{before:Int64}} "
         "ORDER BY sequence DESC LIMIT 1 BY fingerprint",
-        _place(origin) | {"before": before_offset},
+        _place(origin) | {"before": _END if before_offset is None else before_offset},
     )
     return [{name.removesuffix("_ms"): value for name, value in row.items()} for row in found.to_dicts()]

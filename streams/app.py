@@ -55,6 +55,8 @@ def build(
         broker_check_crcs=True,
         consumer_max_fetch_size=settings.fetch_bytes,
         consumer_auto_offset_reset="earliest",
+        # A topic that was deleted and created anew is taken up again within this; by default it takes five minutes.
+        consumer_metadata_max_age_ms=10_000,
         consumer_group_instance_id=settings.instance_id,
         producer_threaded=False,
         producer_acks=-1,

@@ -79,6 +79,8 @@ class Custody:
         self.serial = 0
         """Grows whenever partitions come or go."""
         self._wanted = asyncio.Event()
+        # Between a revoke and the next assignment nothing is ours to take over, whoever asks for it.
+        self._is_positioned = False
         self.is_open = False
         self.is_drained = True
         """Whether everything that was begun before the last drain has been stored."""
@@ -106,7 +108,7 @@ class Custody:
 
         From here until they have been taken over again nothing more is processed.
         """
-        self.is_open = False
+        self.is_open = self._is_positioned = False
         self.serial += 1
         self._patience.end()
         held = len(self._ledger)
@@ -128,7 +130,7 @@ class Custody:
 
     def assigned(self, partitions: Set[TP]) -> None:
         """These partitions are ours from now on, and no others."""
-        self.is_open = self.is_over = False
+        self.is_open = self.is_over = self._is_positioned = False
         self.serial += 1
         self._places = frozenset(Place(tp.topic, tp.partition) for tp in partitions if tp.topic in RAW)
         self._ledger.keep_only(self._places)
@@ -139,6 +141,7 @@ class Custody:
     def positioned(self, committed: Mapping[TP, int]) -> None:
         """Partitions are where the group left them; from now on they may be moved."""
         self._alerts = {tp: committed.get(tp, 0) for tp in self._alerts}
+        self._is_positioned = True
         self._wanted.set()
 
     # -- taking over ---------------------------------------------------------------------------------------------------
@@ -170,6 +173,8 @@ class Custody:
 
     async def _take_over(self) -> bool:
         """One attempt. Whether it is done, or no longer asked for."""
+        if not self._is_positioned:
+            return True
         serial, places = self.serial, self._places
         # Whoever is on call does not wait for ClickHouse.
         if self.alert_mark is None and self._alerts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -104,7 +105,8 @@ class Notifier:
         """Give up what is being tried; it is delivered again after the next start."""
         self._closed = True
         if self._sink is not None:
-            self._sink.close()
+            # It waits for an attempt under way, and a receiver that hangs must not hold up the event loop.
+            threading.Thread(target=self._sink.close, name="webhook-close", daemon=True).start()
         self._thread.shutdown(wait=False)
 
 

@@ -194,7 +194,7 @@ class Recovery:
         next_offset = 0 if chunk is None else max(chunk, bounds[0])
         self._check(place, stored.tail(origin, domain, next_offset, sink).last + 1, bounds[1])
         state = new_state(place.topic, place.partition, domain, self._reference)
-        adopt(state, stored.newest_transitions(origin, next_offset, sink))
+        adopt(state, stored.newest_transitions(origin, None if chunk is None else next_offset, sink))
         return self._anew(place, origin, state, next_offset, None, sink)
 
     def _anew(

@@ -88,7 +88,8 @@ def audit(
 
 
 def _audit(chosen: Settings, scope: Scope, repair: bool) -> Audit:
-    patient = chosen.model_copy(update={"retry_budget_s": _PATIENCE_S, "start_timeout_s": _PATIENCE_S})
+    patience = {name: min(_PATIENCE_S, getattr(chosen, name)) for name in ("retry_budget_s", "start_timeout_s")}
+    patient = chosen.model_copy(update=patience)
     if scope.kafka:
         setup.kafka(patient, say)
     sink = setup.sink(patient, say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,28 @@ from tests.support.city import city
 from tests.support.kafka import Kafka, kafka_available, real_kafka
 
 
-@pytest.fixture
-def kafka() -> Iterator[Kafka]:
-    """Real Kafka with nothing in it. One for each test: topics have fixed names, and a start takes a second."""
+@contextmanager
+def _kafka() -> Iterator[Kafka]:
     reason = kafka_available()
     if reason is not None:
         if os.environ.get("VIGIE_REQUIRE_KAFKA") == "1":
             pytest.fail(f"VIGIE_REQUIRE_KAFKA=1, but {reason}")
         pytest.skip(reason)
     with real_kafka(partitions_default=4) as running:
+        yield running
+
+
+@pytest.fixture
+def kafka() -> Iterator[Kafka]:
+    """Real Kafka with nothing in it. One for each test: topics have fixed names, and a start takes a second."""
+    with _kafka() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def module_kafka() -> Iterator[Kafka]:
+    """Real Kafka for tests that share one log, each with a group of its own."""
+    with _kafka() as running:
         yield running
 
 

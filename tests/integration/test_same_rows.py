@@ -38,15 +38,17 @@ _EVENTS: Final = 20_000
 _SETTINGS: Final = {"idle_grace_s": 600, "zone_watch_interval_s": 600, "log_batches": "false"}
 
 _PLACE: Final = "topic, partition, offset"
-#: What is stored, in an order that everything has; `received_at` is the broker's own.
+#: What is stored, in an order that everything has. `received_at` and `epoch` are the broker's own.
 _TABLES: Final = {
-    **{f"events_{d}": f"SELECT * EXCEPT (received_at) FROM events_{d} ORDER BY {_PLACE}" for d in DOMAINS},
+    **{f"events_{d}": f"SELECT * EXCEPT (received_at, epoch) FROM events_{d} ORDER BY {_PLACE}" for d in DOMAINS},
     "windows": "SELECT * FROM windows ORDER BY ALL",
-    "window_rows": "SELECT * EXCEPT (version) FROM window_rows FINAL ORDER BY ALL",
+    "window_rows": "SELECT * EXCEPT (version, epoch) FROM window_rows FINAL ORDER BY ALL",
     "asset_state": "SELECT * EXCEPT (received_at) FROM asset_state FINAL ORDER BY ALL",
-    "rejects": f"SELECT * EXCEPT (received_at) FROM rejects ORDER BY {_PLACE}",
-    "alert_transitions": "SELECT * FROM alert_transitions ORDER BY fingerprint, starts_at, sequence, transition_id",
-    "snapshots": "SELECT * EXCEPT (taken_at) FROM snapshots FINAL ORDER BY topic, partition",
+    "rejects": f"SELECT {_PLACE}, stage, reason, detail FROM rejects ORDER BY {_PLACE}",
+    "alert_transitions": "SELECT * EXCEPT (epoch, offset) FROM alert_transitions ORDER BY fingerprint, starts_at, "
+    "sequence, transition_id",
+    "snapshots": "SELECT topic, partition, next_offset, watermark, code_version, hex(state) FROM snapshots FINAL "
+    "WHERE topic != '' ORDER BY topic, partition",
 }
 
 

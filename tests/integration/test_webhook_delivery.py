@@ -13,13 +13,13 @@ from typing import Any, Final
 
 import pytest
 
-from schemas.contracts import RAW_TOPICS, contract_of
+from schemas.contracts import ALERT_TOPIC, RAW_TOPICS, contract_of
 from schemas.framing import encode
 from streams.simulation.records import Record
 from tests.support.batches import event
 from tests.support.city import CITY
 from tests.support.kafka import Kafka
-from tests.support.pipeline import Command, send, succeeded, vigie
+from tests.support.pipeline import GROUP, Command, committed_offsets, send, succeeded, vigie
 from tests.support.receiver import Received, WebhookReceiver, status
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka]
@@ -66,6 +66,12 @@ def test_full_and_emptied(kafka: Kafka, small_folder: Path, tmp_path: Path) -> N
             worker.wait_for(lambda: len(receiver.requests) >= 2, "the full bin was told", 60)
             send([bin_reading(0.1)], kafka.bootstrap)
             worker.wait_for(lambda: len(receiver.requests) >= 3, "the emptied bin was told", 60)
+            # Who is stopped between the receiver's answer and the commit tells it again, under the same id.
+            worker.wait_for(
+                lambda: committed_offsets(kafka.bootstrap, GROUP, {ALERT_TOPIC}) == {(ALERT_TOPIC, 0): 2},
+                "Kafka knew that both were told",
+                60,
+            )
             worker.interrupt(signal.SIGTERM)
             assert succeeded(worker.wait(40))
         with Command("worker", folder=tmp_path / "second", settings=settings) as worker:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
+import polars as pl
 import pytest
 
-from processors.pipeline import take_window_rows
+from sinks.rows import Origin
+from sinks.stored import Tail
 from streams.ledger import Cut, Entry, Ledger, Place
 from tests.support.batches import Ran, batch, batch_of, events, process, reference, state_of
 
@@ -15,19 +18,28 @@ OTHER = Place("city.raw.sensor", 1)
 SHARED = reference()
 
 
-def entry() -> Entry:
-    return Entry(state_of(batch([b""]), SHARED))
+def origin(place: Place = SENSOR, term: int = 1) -> Origin:
+    return Origin(place.topic, place.partition, "T1", term)
 
 
-def held(ledger: Ledger, place: Place = SENSOR, next_offset: int | None = None) -> Entry:
+def entry(place: Place = SENSOR, next_offset: int = 0, term: int = 1) -> Entry:
+    state = state_of(batch([b""], partition=place.partition), SHARED)
+    return Entry(state, origin(place, term), next_offset)
+
+
+def held(ledger: Ledger, place: Place = SENSOR, next_offset: int = 0, term: int = 1) -> Entry:
     """An entry of the ledger whose state ends before `next_offset`."""
-    found = ledger.hold(place, state_of(batch([b""], partition=place.partition), SHARED))
-    found.next_offset = found.durable = found.committed = next_offset
+    found = entry(place, next_offset, term)
+    ledger.hold(place, found)
     return found
 
 
-def cut_at(place: Place, next_offset: int) -> Cut:
-    return Cut(place, (), (), (), next_offset, 0)
+def cut_at(place: Place, next_offset: int, term: int = 1) -> Cut:
+    return Cut(place, origin(place, term), (), (), (), next_offset, 0)
+
+
+def tail(last: int) -> Tail:
+    return Tail(pl.Series("offset", [last], pl.Int64), pl.Series("offset", [], pl.Int64), frozenset(), frozenset())
 
 
 # --- what has arrived
@@ -66,15 +78,33 @@ def test_small_batches_are_joined() -> None:
 # --- what waits
 
 
-def test_what_is_processed_waits_until_it_is_durable() -> None:
+def test_a_new_entry_has_nothing_to_do() -> None:
+    """A partition that was taken up at its snapshot is stored and durable up to there, and nothing waits."""
+    one = entry(next_offset=40)
+    assert (one.stored, one.durable, one.fetched, one.committed) == (40, 40, 40, None)
+    assert (one.waiting, one.dirty, one.unsaved) == (0, False, False)
+
+
+def test_what_is_processed_waits_until_it_is_stored() -> None:
     """Events count as waiting until a flush takes them; an entry is dirty while it has anything to flush."""
     one = entry()
-    assert (one.waiting, one.dirty) == (0, False)
     one.outcomes += process(batch_of(events(3)), one.state, SHARED)
     assert (one.waiting, one.dirty) == (3, True)
     one.outcomes.clear()
+    assert (one.waiting, one.dirty) == (0, False)
+    one.next_offset = 3
+    assert one.dirty, "records that became nothing to store were processed all the same"
+    one.stored = 3
+    assert (one.dirty, one.unsaved) == (False, True), "stored, but a restart would begin before it"
+    one.durable = 3
+    assert not one.unsaved
+
+
+def test_time_that_passed_waits_for_a_snapshot_only() -> None:
+    """It gives no row; a snapshot that lacks it would let it pass again."""
+    one = entry()
     one.idle_progress = True
-    assert (one.waiting, one.dirty) == (0, True)
+    assert (one.dirty, one.unsaved) == (False, True)
 
 
 def test_the_ledger_adds_up_its_partitions() -> None:
@@ -87,37 +117,111 @@ def test_the_ledger_adds_up_its_partitions() -> None:
     assert (ledger.arrived, ledger.waiting, ledger.dirty) == (8, 4, True)
     assert {place for place, _ in ledger} == {SENSOR, OTHER}
     ledger.drop(SENSOR)
-    assert (ledger.arrived, ledger.waiting) == (4, 2)
+    assert (ledger.arrived, ledger.waiting, len(ledger)) == (4, 2, 1)
     ledger.drop(SENSOR)
+
+
+def test_every_step_is_progress() -> None:
+    """Processed, stored, durable: the watchdog sees a number change at each of them."""
+    ledger = Ledger()
+    one = held(ledger)
+    seen = [ledger.progress]
+    one.next_offset = 5
+    seen.append(ledger.progress)
+    ledger.stored([cut_at(SENSOR, 5)])
+    seen.append(ledger.progress)
+    ledger.durable([cut_at(SENSOR, 5)])
+    seen.append(ledger.progress)
+    assert seen == sorted(set(seen))
 
 
 # --- offsets
 
 
-def test_durable_offsets_only_grow() -> None:
-    """A cut that ends where an earlier one did has nothing to commit; one that ends before it never goes back."""
+def test_offsets_only_grow() -> None:
+    """A cut that ends before an earlier one never brings stored or durable back."""
+    ledger = Ledger()
+    one = held(ledger)
+    for offset, reached in ((10, 10), (7, 10), (12, 12)):
+        ledger.stored([cut_at(SENSOR, offset)])
+        ledger.durable([cut_at(SENSOR, offset)])
+        assert (one.stored, one.durable) == (reached, reached)
+
+
+def test_stored_is_not_durable() -> None:
+    """Rows that are stored are read again after a restart until a snapshot includes them."""
+    ledger = Ledger()
+    one = held(ledger)
+    ledger.stored([cut_at(SENSOR, 9)])
+    assert (one.stored, one.durable) == (9, 0)
+    assert ledger.uncommitted(1.0) == {SENSOR: 0}
+
+
+def test_durable_offsets_are_to_be_committed_until_kafka_has_said_so() -> None:
+    """Committed is what the broker has taken, which is not the ledger's to say."""
     ledger = Ledger()
     one = held(ledger)
     assert ledger.durable([cut_at(SENSOR, 10)]) == {SENSOR: 10}
+    assert one.committed is None
+    assert ledger.durable([cut_at(SENSOR, 10)]) == {SENSOR: 10}, "the first commit may have failed"
+    one.committed = 10
     assert ledger.durable([cut_at(SENSOR, 10)]) == {}
-    assert ledger.durable([cut_at(SENSOR, 7)]) == {}
     assert ledger.durable([cut_at(SENSOR, 12)]) == {SENSOR: 12}
-    assert one.durable == 12
 
 
-def test_durable_is_not_committed() -> None:
-    """What is stored is durable; committed it is when the broker has said so, which is not the ledger's to say."""
+def test_what_was_offered_lately_is_not_offered_again() -> None:
+    """A broker that is away is asked again after a while, and not at every flush."""
     ledger = Ledger()
-    one = held(ledger, next_offset=5)
-    ledger.durable([cut_at(SENSOR, 9)])
-    assert (one.durable, one.committed) == (9, 5)
+    one, other = held(ledger, next_offset=4), held(ledger, OTHER, next_offset=6)
+    one.commit_s, other.commit_s = 100.0, 90.0
+    assert ledger.uncommitted(95.0) == {OTHER: 6}
+    assert ledger.uncommitted(100.0) == {SENSOR: 4, OTHER: 6}
+    one.committed, other.committed = 4, 5
+    assert ledger.uncommitted(100.0) == {OTHER: 6}
 
 
 def test_a_partition_that_is_gone_is_not_committed() -> None:
     """A flush may end after its partition was taken away; its new owner commits."""
     ledger = Ledger()
     held(ledger, OTHER)
+    ledger.stored([cut_at(SENSOR, 10), cut_at(OTHER, 3)])
     assert ledger.durable([cut_at(SENSOR, 10), cut_at(OTHER, 3)]) == {OTHER: 3}
+
+
+def test_a_cut_of_an_earlier_owner_moves_nothing() -> None:
+    """A partition that went and came back has another term: what was cut before says nothing about its state now."""
+    ledger = Ledger()
+    one = held(ledger, next_offset=5, term=8)
+    old = cut_at(SENSOR, 50, term=7)
+    ledger.stored([old])
+    assert ledger.durable([old]) == {}
+    other = replace(old, origin=replace(old.origin, epoch="T2", term=8))
+    ledger.stored([other])
+    assert ledger.durable([other]) == {}
+    assert (one.stored, one.durable) == (5, 5)
+
+
+# --- what a former owner had stored
+
+
+def test_the_tail_is_known_until_it_has_been_stored_again() -> None:
+    """As long as one of its records may come, it must be skipped; then it is forgotten."""
+    ledger = Ledger()
+    one = held(ledger)
+    one.tail = tail(last=9)
+    for offset, known in ((5, True), (9, True), (10, False)):
+        ledger.stored([cut_at(SENSOR, offset)])
+        assert (one.tail is not None) is known
+
+
+def test_the_last_offset_of_a_tail_is_that_of_an_event_or_a_reject() -> None:
+    """Whichever is further; a tail of nothing ends before the first offset."""
+    none = pl.Series("offset", [], pl.Int64)
+    some, more = pl.Series("offset", [4, 7], pl.Int64), pl.Series("offset", [5, 8], pl.Int64)
+    blank = Tail(none, none, frozenset(), frozenset())
+    assert [replace(blank, events=e, rejects=r).last for e, r in ((none, none), (some, none), (some, more))] == [
+        -1, 7, 8,
+    ]  # fmt: skip
 
 
 # --- assignment
@@ -134,40 +238,14 @@ def test_partitions_that_are_not_ours_any_more_are_forgotten() -> None:
     assert ledger.get(SENSOR) is None
 
 
-def test_state_that_ends_where_reading_resumes_is_kept() -> None:
-    """A rebalance that leaves a partition with its owner keeps its state; what had only arrived is read again."""
+def test_a_partition_that_is_taken_up_again_begins_anew() -> None:
+    """Nothing of what was known before is mixed with its new state."""
     ledger = Ledger()
-    one = held(ledger, next_offset=10)
-    one.inbox.append(batch([b"x"], first_offset=10))
-    ledger.resume({SENSOR: 10})
-    assert ledger.get(SENSOR) is one
-    assert one.inbox == []
-
-
-@pytest.mark.parametrize("offset", [9, 11, None])
-def test_state_that_ends_elsewhere_is_forgotten(offset: int | None) -> None:
-    """It would count what is read again twice, or miss what it never saw."""
-    ledger = Ledger()
-    held(ledger, next_offset=10)
-    ledger.resume({SENSOR: offset})
-    assert ledger.get(SENSOR) is None
-
-
-def test_state_with_work_that_is_not_durable_is_forgotten() -> None:
-    """Offsets resume at what was committed; what was processed beyond it is processed again, from a clean state."""
-    ledger = Ledger()
-    one = held(ledger, next_offset=0)
-    one.outcomes += process(batch_of(events(2)), one.state, SHARED)
-    assert take_window_rows(one.state)
-    ledger.resume({SENSOR: 0})
-    assert ledger.get(SENSOR) is None
-
-
-def test_resuming_a_partition_that_is_not_held_does_nothing() -> None:
-    """The first assignment finds an empty ledger."""
-    ledger = Ledger()
-    ledger.resume({SENSOR: 4})
-    assert ledger.get(SENSOR) is None
+    before = held(ledger, next_offset=10)
+    before.inbox.append(batch([b"x"], first_offset=10))
+    after = held(ledger, next_offset=4, term=2)
+    assert ledger.get(SENSOR) is after
+    assert (ledger.arrived, ledger.progress) == (0, 12)
 
 
 def test_places_have_an_order() -> None:

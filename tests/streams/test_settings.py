@@ -107,11 +107,13 @@ def test_unknown_names_in_the_file_are_refused_too(tmp_path: Path, monkeypatch: 
         ("external_url", "grafana"),
         ("partitions", "0"),
         ("partitions", "many"),
+        ("partitions", "1025"),
         ("replication", "0"),
         ("retention_days", "0"),
         ("flush_interval_s", "0"),
         ("flush_interval_s", "-1"),
         ("flush_rows", "0"),
+        ("snapshot_interval_s", "0"),
         ("batch_records", "0"),
         ("linger_s", "-0.1"),
         ("fetch_bytes", "1"),
@@ -120,9 +122,19 @@ def test_unknown_names_in_the_file_are_refused_too(tmp_path: Path, monkeypatch: 
         ("max_age_days", "0"),
         ("max_record_bytes", "0"),
         ("chunk_records", "0"),
+        ("chunk_records", "65537"),
         ("idle_grace_s", "0"),
         ("start_timeout_s", "soon"),
         ("retry_budget_s", "0"),
+        ("clickhouse_timeout_s", "0"),
+        ("watchdog_s", "0"),
+        ("session_timeout_s", "0"),
+        ("rebalance_timeout_s", "0"),
+        ("drain_timeout_s", "0"),
+        ("max_invalid_ratio", "0"),
+        ("max_invalid_ratio", "1.1"),
+        ("invalid_window", "0"),
+        ("max_consecutive_invalid", "0"),
         ("threads", "-1"),
         ("threads", "1.5"),
     ],
@@ -153,6 +165,13 @@ def test_settings_that_need_each_other_are_asked_for_together(monkeypatch: pytes
     monkeypatch.delenv("VIGIE_WEBHOOK_URL")
     said = problem(monkeypatch, kafka_security="SASL_SSL", kafka_username="vigie")
     assert "VIGIE_KAFKA_PASSWORD" in said
+
+
+@pytest.mark.parametrize(("drain", "rebalance"), [("60", "60"), ("25", "20")])
+def test_a_drain_ends_before_kafka_has_given_up(monkeypatch: pytest.MonkeyPatch, drain: str, rebalance: str) -> None:
+    """Who hands over later than Kafka waits has lost the partition already: both settings are named, with the reason."""
+    said = problem(monkeypatch, drain_timeout_s=drain, rebalance_timeout_s=rebalance)
+    assert "VIGIE_DRAIN_TIMEOUT_S must be below VIGIE_REBALANCE_TIMEOUT_S" in said
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just text", "a: [1", "\x00"])

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import CommitFailedError, IllegalGenerationError, KafkaConnectionError
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP, ConsumerMessage
 
 from schemas.records import Batch
 from streams import app as faust_app
 from streams.settings import load
-from streams.transport import SCHEME, BatchConsumer, BatchSchema, Transport
+from streams.transport import SCHEME, BatchConsumer, BatchSchema, Fetched, Transport
 
 SENSOR = TP("city.raw.sensor", 0)
 OTHER = TP("city.raw.sensor", 1)
@@ -29,36 +30,47 @@ FULL = 4
 
 
 class Keeper:
-    """Wants batches of the city's topics."""
+    """Wants batches of the city's topics, and writes down what it hears."""
 
     pause_s = 0.0
 
-    async def drain(self) -> None:
-        """Nothing is in flight."""
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
 
-    def resume_at(self, committed: Mapping[TP, int | None]) -> Mapping[TP, int]:
-        return {}
+    async def drain(self) -> None:
+        self.heard.append("drain")
+
+    def assigned(self, partitions: Set[TP]) -> None:
+        self.heard.append(partitions)
+
+    def positioned(self) -> None:
+        self.heard.append("positioned")
 
     def wants_batches(self, topic: str) -> bool:
         return topic.startswith("city.")
 
 
-class Fetched(BatchConsumer):
-    """A consumer that is given what a fetch brought, and that writes down where it was sent back to."""
+class Given(BatchConsumer):
+    """A consumer that is given what a fetch brought, what the group committed, and whose seeks are written down."""
 
     records: Mapping[TP, list[ConsumerRecord]]
     active: set[TP] | None = None
-    assigned: set[TP]
-    seeks: dict[TP, int]
+    told: Mapping[TP, int | None]
+    seeks: list[dict[TP, int]]
+    fetching: asyncio.Event | None = None
+    answered: asyncio.Event | None = None
 
     async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's own signature
+        if self.fetching is not None and self.answered is not None:
+            self.fetching.set()
+            await self.answered.wait()
         return self.records, self.active
 
-    def assignment(self) -> set[TP]:
-        return self.assigned
+    async def seek_to_committed(self) -> Any:
+        return self.told
 
-    async def _seek(self, partition: TP, offset: int) -> None:
-        self.seeks[partition] = offset
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        self.seeks.append(dict(partitions))
 
     def highwater(self, tp: TP) -> int:
         return 1_000
@@ -74,30 +86,34 @@ def run_of(tp: TP, *offsets: int) -> list[ConsumerRecord]:
     return [record(tp, offset) for offset in offsets]
 
 
-async def _consumer(records: Mapping[TP, list[ConsumerRecord]]) -> Fetched:
+async def _consumer(records: Mapping[TP, list[ConsumerRecord]], **changes: Any) -> Given:
     async def nothing(*args: Any) -> None: ...
 
     settings = load(batch_records=FULL, linger_s=0.0)
     app = faust_app.build(settings, Keeper(), ingest=nothing, notify=nothing, on_failure=lambda error: None)
-    consumer = Fetched(app.transport, callback=nothing, on_partitions_revoked=nothing, on_partitions_assigned=nothing)
-    consumer.records, consumer.assigned, consumer.seeks = records, set(records), {}
+    consumer = Given(app.transport, callback=nothing, on_partitions_revoked=nothing, on_partitions_assigned=nothing)
+    consumer.records, consumer.told, consumer.seeks = records, {}, []
     # The client's thread is never started, and closes its loop only at its end.
     consumer._thread.thread_loop.close()
+    for name, value in changes.items():
+        setattr(consumer, name, value)
     return consumer
 
 
-def fetched(
-    records: Mapping[TP, list[ConsumerRecord]], **changes: Any
-) -> tuple[list[tuple[TP, ConsumerMessage]], dict[TP, int]]:
-    """Messages of one fetch, and where partitions were sent back to. `changes`: attributes of the consumer."""
+def fetched(records: Mapping[TP, list[ConsumerRecord]], **changes: Any) -> list[tuple[TP, ConsumerMessage]]:
+    """Messages of one fetch. `changes`: attributes of the consumer."""
 
-    async def get() -> tuple[list[tuple[TP, ConsumerMessage]], dict[TP, int]]:
-        consumer = await _consumer(records)
-        for name, value in changes.items():
-            setattr(consumer, name, value)
-        return [pair async for pair in consumer.getmany(0.1)], consumer.seeks
+    async def get() -> list[tuple[TP, ConsumerMessage]]:
+        consumer = await _consumer(records, **changes)
+        return [pair async for pair in consumer.getmany(0.1)]
 
     return asyncio.run(get())
+
+
+def batch_in(message: ConsumerMessage) -> Batch:
+    value: Any = message.value
+    assert isinstance(value, Fetched)
+    return value.batch
 
 
 def test_the_plug_in_is_found_by_its_scheme() -> None:
@@ -125,65 +141,222 @@ def test_the_application_speaks_through_it() -> None:
 
 def test_one_fetch_of_a_partition_is_one_message() -> None:
     """The run of records as a batch, in offset order, with the position of the last one on the message."""
-    messages, seeks = fetched({SENSOR: run_of(SENSOR, 3, 4, 7), OTHER: run_of(OTHER, 0)})
+    messages = fetched({SENSOR: run_of(SENSOR, 3, 4, 7), OTHER: run_of(OTHER, 0)})
     assert [tp for tp, _ in messages] == [SENSOR, OTHER]
     message = messages[0][1]
     assert (message.offset, message.topic, message.partition) == (7, "city.raw.sensor", 0)
-    batch: Any = message.value
-    assert isinstance(batch, Batch)
+    batch = batch_in(message)
     assert (batch.topic, batch.partition, batch.offsets.tolist()) == ("city.raw.sensor", 0, [3, 4, 7])
     assert batch.received_ms.tolist() == [1_789_430_400_003, 1_789_430_400_004, 1_789_430_400_007]
     assert (list(batch.keys), list(batch.values)) == ([b"k3", b"k4", b"k7"], [b"v"] * 3)
     assert [tuple(headers) for headers in batch.headers] == [(("ce_id", b"1"),), (), (("ce_id", b"1"),)]
-    assert seeks == {}
 
 
 def test_records_are_handed_over_as_they_are() -> None:
     """Null values, empty bytes and what is not Avro are the stages' business: nothing is decoded or dropped here."""
     records = [record(SENSOR, i, value) for i, value in enumerate((None, b"", b"\xff\x00"))]
-    ((_, message),), _ = fetched({SENSOR: records})
-    batch: Any = message.value
-    assert list(batch.values) == [None, b"", b"\xff\x00"]
+    ((_, message),) = fetched({SENSOR: records})
+    assert list(batch_in(message).values) == [None, b"", b"\xff\x00"]
     assert BatchSchema().loads_value(None, message) is message.value
     assert BatchSchema().loads_key(None, message) is None
 
 
 def test_fausts_own_topics_come_by_the_record() -> None:
     """Faust's machinery reads its own topics as it always does."""
-    messages, _ = fetched({INTERNAL: run_of(INTERNAL, 0, 1)})
+    messages = fetched({INTERNAL: run_of(INTERNAL, 0, 1)})
     assert [(message.offset, message.value) for _, message in messages] == [(0, b"v"), (1, b"v")]
 
 
 def test_a_fetch_without_records_is_no_message() -> None:
     """No empty batches."""
-    assert fetched({}) == ([], {})
-    assert fetched({SENSOR: []}) == ([], {})
+    assert fetched({}) == []
+    assert fetched({SENSOR: []}) == []
+
+
+# --- partitions that come and go
 
 
 @pytest.mark.parametrize("changes", [{"flow_active": False}, {"active": {OTHER}}], ids=["paused", "not active"])
-def test_what_cannot_be_handed_out_is_read_again(changes: dict[str, Any]) -> None:
-    """While partitions move, what was fetched is not passed over: reading goes back to the first of it."""
-    messages, seeks = fetched({SENSOR: run_of(SENSOR, 5, 6)}, **changes)
-    assert messages == []
-    assert seeks == {SENSOR: 5}
-
-
-def test_what_is_not_ours_any_more_is_left_to_its_owner() -> None:
-    """A partition that was taken away is not sought in: that would be an error, and its new owner reads it."""
-    messages, seeks = fetched({SENSOR: run_of(SENSOR, 5)}, flow_active=False, assigned=set())
-    assert (messages, seeks) == ([], {})
+def test_what_was_fetched_for_an_assignment_that_is_no_more_is_dropped(changes: dict[str, Any]) -> None:
+    """Nothing is sought from here: whoever holds the partition next moves it to where its snapshot ends."""
+    assert fetched({SENSOR: run_of(SENSOR, 5, 6)}, **changes) == []
 
 
 def test_a_rebalance_between_two_partitions_of_a_fetch_stops_the_second() -> None:
-    """A message belongs to the generation it was fetched in; once that ends, the rest of the fetch is read again."""
+    """A message belongs to the generation it was fetched in; once that ends, the rest of the fetch is nobody's."""
 
-    async def get() -> tuple[list[TP], dict[TP, int]]:
+    async def get() -> list[TP]:
         consumer = await _consumer({SENSOR: run_of(SENSOR, 1), OTHER: run_of(OTHER, 8, 9)})
         seen = []
         async for tp, message in consumer.getmany(0.1):
             seen.append(tp)
             assert message.generation_id == consumer.app.consumer_generation_id
             consumer.app.consumer_generation_id += 1
-        return seen, consumer.seeks
+        return seen
 
-    assert asyncio.run(get()) == ([SENSOR], {OTHER: 8})
+    assert asyncio.run(get()) == [SENSOR]
+
+
+def test_a_rebalance_during_a_fetch_drops_all_of_it() -> None:
+    """The generation is that of before the fetch: what was asked for by an earlier assignment never passes for ours."""
+
+    async def get() -> int:
+        fetching, answered = asyncio.Event(), asyncio.Event()
+        consumer = await _consumer({SENSOR: run_of(SENSOR, 1)}, fetching=fetching, answered=answered)
+
+        async def messages() -> int:
+            return len([pair async for pair in consumer.getmany(0.1)])
+
+        count = asyncio.create_task(messages())
+        await fetching.wait()
+        consumer.app.consumer_generation_id += 1
+        answered.set()
+        return await count
+
+    assert asyncio.run(get()) == 0
+
+
+def test_the_keeper_hears_of_partitions_before_anything_else_does() -> None:
+    """Also when there are none: what is held of others must go, and a standby is no exception."""
+
+    async def get() -> list[Any]:
+        consumer = await _consumer({})
+        for assigned in ({SENSOR, INTERNAL}, set()):
+            await consumer.on_partitions_assigned(assigned, 4)
+        return list(consumer._keeper.heard)  # type: ignore[attr-defined]
+
+    assert asyncio.run(get()) == [{SENSOR, INTERNAL}, set()]
+
+
+def test_reading_goes_on_at_the_committed_offsets_until_the_keeper_moves_it() -> None:
+    """Faust's own topics stay there; a partition of which nothing is committed begins where Kafka's setting says."""
+
+    async def get() -> tuple[Any, ...]:
+        consumer = await _consumer({}, told={SENSOR: 7, OTHER: None, INTERNAL: 0})
+        await consumer.perform_seek()
+        return dict(consumer._read_offset), dict(consumer._committed_offset), consumer._keeper.heard  # type: ignore[attr-defined]
+
+    read, committed, heard = asyncio.run(get())
+    assert read == {SENSOR: 7, INTERNAL: 0}
+    assert committed == {SENSOR: 7}
+    assert heard == ["positioned"]
+
+
+def test_the_end_of_an_assignment_drains_the_keeper() -> None:
+    """Faust asks at revoke and at stop, while the partitions are still ours."""
+
+    async def get() -> list[Any]:
+        consumer = await _consumer({})
+        await consumer.wait_empty()
+        return list(consumer._keeper.heard)  # type: ignore[attr-defined]
+
+    assert asyncio.run(get()) == ["drain"]
+
+
+def test_what_is_fetched_after_a_move_bears_its_mark() -> None:
+    """By that mark the keeper tells batches that were asked for before from those that begin where it moved to."""
+
+    async def get() -> tuple[list[int], list[dict[TP, int]]]:
+        consumer = await _consumer({SENSOR: run_of(SENSOR, 1)})
+        marks = []
+        for offset in (0, 40):
+            ((_, message),) = [pair async for pair in consumer.getmany(0.1)]
+            fetched: Any = message.value
+            marks += [fetched.mark, await consumer.move({SENSOR: offset})]
+        return marks, consumer.seeks
+
+    marks, seeks = asyncio.run(get())
+    assert marks == [0, 1, 1, 2]
+    assert seeks == [{SENSOR: 0}, {SENSOR: 40}]
+
+
+def test_a_move_waits_for_the_fetch_that_is_under_way() -> None:
+    """Its answer may be from before or after the move, so it must bear the older mark."""
+
+    async def get() -> list[str]:
+        fetching, answered = asyncio.Event(), asyncio.Event()
+        consumer = await _consumer({SENSOR: run_of(SENSOR, 1)}, fetching=fetching, answered=answered)
+        order = []
+
+        async def fetch() -> None:
+            async for _, message in consumer.getmany(0.1):
+                fetched: Any = message.value
+                order.append(f"fetched under mark {fetched.mark}")
+
+        async def move() -> None:
+            order.append(f"moved to mark {await consumer.move({SENSOR: 9})}")
+
+        fetch_task = asyncio.create_task(fetch())
+        await fetching.wait()
+        move_task = asyncio.create_task(move())
+        await asyncio.sleep(0)
+        assert consumer.seeks == []
+        answered.set()
+        await asyncio.gather(fetch_task, move_task)
+        return sorted(order)
+
+    assert asyncio.run(get()) == ["fetched under mark 0", "moved to mark 1"]
+
+
+# --- commits
+
+
+class Client:
+    """The client of the consumer's thread: it holds one partition, and commits as it is told to."""
+
+    def __init__(self, error: BaseException | None = None, hangs: bool = False) -> None:
+        self.error, self.hangs = error, hangs
+        self.committed: list[dict[Any, Any]] = []
+
+    async def call_thread(self, call: Any, *arguments: Any) -> Any:
+        return await call(*arguments)
+
+    def assignment(self) -> set[TP]:
+        return {SENSOR}
+
+    def _ensure_consumer(self) -> Client:
+        return self
+
+    async def commit(self, offsets: Mapping[Any, Any]) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error
+        self.committed.append({TP(*tp): found.offset for tp, found in offsets.items()})
+
+
+@pytest.mark.parametrize(
+    ("client", "offsets", "taken", "committed"),
+    [
+        (Client(), {SENSOR: 5}, True, [{SENSOR: 5}]),
+        (Client(), {SENSOR: 5, OTHER: 3}, False, [{SENSOR: 5}]),
+        (Client(), {OTHER: 3}, False, []),
+        (Client(IllegalGenerationError()), {SENSOR: 5}, False, []),
+        (Client(CommitFailedError("already rebalanced")), {SENSOR: 5}, False, []),
+        (Client(KafkaConnectionError("away")), {SENSOR: 5}, False, []),
+        (Client(hangs=True), {SENSOR: 5}, False, []),
+    ],
+    ids=["taken", "one of two ours", "not ours", "another generation", "rebalanced", "away", "no answer"],
+)
+def test_a_commit_that_fails_is_an_answer_and_no_end(
+    client: Client, offsets: dict[TP, int], taken: bool, committed: list[Any]
+) -> None:
+    """Committed offsets are advice: whatever becomes of them, the worker goes on, and knows it."""
+
+    async def get() -> bool:
+        consumer = await _consumer({}, _thread=client)
+        return await consumer.commit_offsets(offsets, 0.05)
+
+    assert asyncio.run(get()) is taken
+    assert client.committed == committed
+
+
+def test_a_bug_in_a_commit_is_not_taken_for_an_answer() -> None:
+    """Only what Kafka says is."""
+
+    async def get() -> bool:
+        consumer = await _consumer({}, _thread=Client(ZeroDivisionError()))
+        return await consumer.commit_offsets({SENSOR: 5}, 0.05)
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(get())

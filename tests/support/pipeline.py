@@ -13,14 +13,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka.admin import AdminClient
 
@@ -64,7 +64,8 @@ class Done:
 class Command:
     """`vigie ARGUMENTS` under way; a context manager that leaves no process behind.
 
-    `settings` are VIGIE_ variables by lower-case name. Its output and its temporary files go to `folder`.
+    `settings` are VIGIE_ variables by lower-case name. Its output and its temporary files go to `folder`. `program` is
+    what takes the arguments in place of the installed command.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Command:
         folder: Path,
         settings: Mapping[str, object] | None = None,
         prepare: Callable[[], None] | None = None,
+        program: Sequence[object] = (VIGIE,),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._out, self._err = folder / "stdout.txt", folder / "stderr.txt"
@@ -80,7 +82,7 @@ class Command:
         ours = environment(settings or {}) | {"COLUMNS": "500", "TMPDIR": str(folder)}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [str(VIGIE), *map(str, arguments)],
+                [*map(str, program), *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -220,21 +222,28 @@ def end_offsets(bootstrap: str) -> dict[tuple[str, int], int]:
     return ends
 
 
-def committed_offsets(bootstrap: str, group: str = GROUP) -> dict[tuple[str, int], int]:
-    """What the group has committed on the raw topics: the next offset to read, above zero."""
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+def committed_offsets(
+    bootstrap: str, group: str = GROUP, topics: Collection[str] = frozenset(RAW_TOPICS.values())
+) -> dict[tuple[str, int], int]:
+    """What the group has committed on those of the topics that there are: the next offset to read, above zero."""
+    # Not through the admin client: its question ends the process (a null pointer) while topics are created anew.
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
     until = time.monotonic() + 30
-    while True:
-        (answer,) = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
-        try:
-            found = answer.result(timeout=30).topic_partitions
-            break
-        except KafkaException as error:
-            # A broker that has just started looks for its offsets first.
-            if error.args[0].code() not in _STARTING or time.monotonic() > until:
-                raise
-            time.sleep(_POLL_S)
-    return {(p.topic, p.partition): p.offset for p in found if p.topic in RAW_TOPICS.values() and p.offset > 0}
+    try:
+        while True:
+            try:
+                there = consumer.list_topics(timeout=10).topics
+                names = sorted(there.keys() & set(topics))
+                places = [TopicPartition(name, number) for name in names for number in there[name].partitions]
+                found = consumer.committed(places, timeout=30) if places else []
+                return {(p.topic, p.partition): p.offset for p in found if p.offset > 0}
+            except KafkaException as error:
+                # A broker that has just started looks for its offsets first.
+                if error.args[0].code() not in _STARTING or time.monotonic() > until:
+                    raise
+                time.sleep(_POLL_S)
+    finally:
+        consumer.close()
 
 
 def alert_messages(bootstrap: str) -> list[KafkaMessage]:

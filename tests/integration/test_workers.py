@@ -1,0 +1,273 @@
+"""Several workers on one log: they come, go, die, hang and stop, and the answer is that of one worker left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from schemas.contracts import RAW_TOPICS
+from streams.simulation.records import Record
+from streams.territory.files import versioned, write
+from tests.support.city import CITY
+from tests.support.gateway import Gateway, gateway
+from tests.support.kafka import Kafka
+from tests.support.load import Load, territory
+from tests.support.pipeline import Command, dead_letters, failed, send
+from tests.support.world import World, said, stopped, wait_for, world
+
+pytestmark = [pytest.mark.integration, pytest.mark.kafka]
+
+_SETTINGS: Final[Mapping[str, Any]] = {
+    "batch_records": 50,
+    "flush_interval_s": 0.2,
+    "snapshot_interval_s": 0.5,
+    # Who says nothing for so long has lost its partitions.
+    "session_timeout_s": 5,
+    "rebalance_timeout_s": 20,
+    "drain_timeout_s": 10,
+    # Alerts follow from the records alone.
+    "idle_grace_s": 600,
+    "zone_watch_interval_s": 600,
+}
+#: Leaving the group, closing connections.
+_LEAVING_S: Final = 8
+_TERMS: Final = (
+    "SELECT topic, partition, argMax(owner, term), max(term), argMax(generation, term) FROM owners WHERE topic != '' "
+    "GROUP BY topic, partition"
+)
+_HOLDERS: Final = "SELECT DISTINCT argMax(owner, term) FROM owners WHERE topic != '' GROUP BY topic, partition"
+
+
+@pytest.fixture(scope="module")
+def territory_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("territory") / "small"
+    write(versioned(territory()), folder)
+    return folder
+
+
+@pytest.fixture
+def clickhouse(tmp_path: Path) -> Iterator[Gateway]:
+    with gateway(tmp_path / "gateway") as running:
+        yield running
+
+
+class Group:
+    """A world, workers by name, and a flow of records that does not stop for what happens to them."""
+
+    def __init__(self, made: World, kafka: Kafka, stack: ExitStack) -> None:
+        self.made = made
+        self.workers: dict[str, Command] = {}
+        self.load = Load(51)
+        self._kafka = kafka
+        self._stack = stack
+        self._over = threading.Event()
+        self._flowing: threading.Thread | None = None
+
+    def begin(self, *names: str, **changes: Any) -> None:
+        """Start workers under these names, in place of those that had them."""
+        for name in names:
+            self.workers[name] = self._stack.enter_context(self.made.worker(**changes))
+
+    def wait_for_holders(self, count: int) -> None:
+        """Wait until so many workers hold partitions."""
+        wait_for(lambda: len(holders(self.made)) == count, f"{count} workers held partitions")
+
+    def flow(self) -> None:
+        """Have records come, some hundred a second, until `end`."""
+        self._flowing = threading.Thread(target=self._flow)
+        self._stack.callback(self._over.set)
+        self._flowing.start()
+
+    def _flow(self) -> None:
+        while not self._over.wait(0.25):
+            send(self.load.draw(int(time.time() * 1_000)), self._kafka.bootstrap)
+
+    def wait_for_progress(self) -> None:
+        """Wait until more is in snapshots than is now in Kafka."""
+        ends = sum(self.made.ends().values())
+        wait_for(lambda: sum(self.made.reached().values()) > ends, "it went on")
+
+    def end(self) -> None:
+        """Stop the flow, have everything worked off, stop the workers that run; every one ends well."""
+        self._over.set()
+        if self._flowing is not None:
+            self._flowing.join()
+        wait_for(self.made.is_caught_up, "everything was worked off")
+        stopped(*(worker for worker in self.workers.values() if worker.process.poll() is None))
+        assert sum(self.made.ends().values()) == self.load.produced
+        assert self.made.faults() == []
+
+
+@pytest.fixture
+def group(kafka: Kafka, clickhouse: Gateway, territory_folder: Path, tmp_path: Path) -> Iterator[Group]:
+    with ExitStack() as stack:
+        where = kafka.bootstrap, clickhouse.url, territory_folder, tmp_path
+        made = stack.enter_context(world("workers", *where, {**_SETTINGS, "partitions": 2}))
+        yield Group(made, kafka, stack)
+
+
+def holders(made: World) -> set[str]:
+    """Who holds partitions, by the newest claims."""
+    return {str(holder) for (holder,) in made.rows(_HOLDERS)}
+
+
+def terms(made: World) -> dict[tuple[str, int], tuple[str, int, int]]:
+    """The newest claim of each partition: owner, term, Kafka's generation."""
+    return {(topic, partition): (owner, term, kafka) for topic, partition, owner, term, kafka in made.rows(_TERMS)}
+
+
+def holder(group: Group) -> str:
+    """The name of the worker that was the last to take over the first partition of the sensors."""
+    taken = {
+        line["term"]: name
+        for name, worker in group.workers.items()
+        for what in ("begun", "resumed")
+        for line in said(worker, what)
+        if (line["topic"], line["partition"]) == (RAW_TOPICS["sensor"], 0)
+    }
+    return taken[max(taken)]
+
+
+def assert_as_one_alone(group: Group, territory_folder: Path, clickhouse: Gateway, tmp_path: Path) -> None:
+    """One worker that nobody disturbs makes the same of the log."""
+    where = group.made.bootstrap, clickhouse.url, territory_folder, tmp_path
+    with world("alone", *where, {**_SETTINGS, "partitions": 2, "batch_records": 5_000}) as alone:
+        alone.work_off()
+        assert group.made.answer().differences(alone.answer())[:20] == []
+
+
+def test_they_come_and_go(group: Group, territory_folder: Path, clickhouse: Gateway, tmp_path: Path) -> None:
+    """Three workers, of which two have something to do: whoever is killed, stopped or joins meanwhile, somebody goes
+    on, and the answer is that of one worker alone."""
+    group.begin("a", "b", "c")
+    group.wait_for_holders(2)
+    group.flow()
+    group.wait_for_progress()
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        name = holder(group)
+        group.workers[name].interrupt(end)
+        assert group.workers[name].process.wait(60) == (0 if end == signal.SIGTERM else -end)
+        group.wait_for_progress()
+        group.begin(name)
+        group.wait_for_progress()
+    for _ in range(2):
+        group.begin("d")
+        group.wait_for_progress()
+        stopped(group.workers["d"])
+    group.end()
+    assert_as_one_alone(group, territory_folder, clickhouse, tmp_path)
+
+
+def test_a_stale_owner_loses(group: Group, territory_folder: Path, clickhouse: Gateway, tmp_path: Path) -> None:
+    """A worker that stands still for longer than its session has lost its partitions; when it moves again, what it had
+    begun changes nothing, and it goes on as a member of the group."""
+    group.begin("a", "b")
+    group.wait_for_holders(2)
+    group.flow()
+    group.wait_for_progress()
+    name = holder(group)
+    group.workers[name].interrupt(signal.SIGSTOP)
+    group.wait_for_holders(1)
+    group.wait_for_progress()
+    group.workers[name].interrupt(signal.SIGCONT)
+    group.wait_for_holders(2)
+    group.wait_for_progress()
+    group.end()
+    assert_as_one_alone(group, territory_folder, clickhouse, tmp_path)
+
+
+def test_a_name_kept_over_a_restart(group: Group) -> None:
+    """With static membership a worker that is back within its session finds its partitions where it left them, and
+    nobody else hands over anything."""
+    named = {"session_timeout_s": 60}
+    for name in ("a", "b"):
+        group.begin(name, instance_id=name, **named)
+    group.wait_for_holders(2)
+    group.flow()
+    group.wait_for_progress()
+    before = terms(group.made)
+    stopped(group.workers["a"])
+    group.begin("a", instance_id="a", **named)
+    group.wait_for_progress()
+    after = terms(group.made)
+    for place, (owner, term, kafka) in before.items():
+        if owner.startswith("a-"):
+            assert after[place][0].startswith("a-")
+            assert after[place][1:] == (term + 1, kafka)
+        else:
+            assert after[place] == (owner, term, kafka)
+    assert {owner[0] for owner, _, _ in before.values()} == {"a", "b"}
+    group.end()
+
+
+def test_too_many_are_refused(group: Group, kafka: Kafka) -> None:
+    """A flood of records that nobody can read stops the worker, with a message; a new start does not get past it; once
+    a person allows it they are dead letters, each of them once."""
+    flood = [Record(RAW_TOPICS["sensor"], f"{CITY}|gate-1".encode(), b"garbage", 0) for _ in range(200)]
+    sent = send([*group.load.draw(int(time.time() * 1_000)), *flood], kafka.bootstrap)
+    group.load.produced += len(flood)
+    assert sent == group.load.produced
+    told = []
+    for _ in range(2):
+        with group.made.worker(max_consecutive_invalid=60) as worker:
+            failed(worker.wait(), "city.raw.sensor/", "are refused", "VIGIE_MAX_CONSECUTIVE_INVALID")
+        told.append((len(dead_letters(kafka.bootstrap)), sorted(group.made.committed().items())))
+    assert told[0] == told[1], "a new start does not get past it"
+    assert told[0][0] < len(flood)
+    group.begin("a")
+    group.end()
+    assert len(dead_letters(kafka.bootstrap)) == sum(len(one) for one in group.made.stored().rejects.values())
+
+
+def test_a_worker_that_is_stuck_ends(group: Group, clickhouse: Gateway, kafka: Kafka) -> None:
+    """Records wait and nothing moves, because ClickHouse takes a statement and never answers, for longer than the
+    watchdog allows: the worker says so and ends, and its successor has everything."""
+    with group.made.worker(clickhouse_timeout_s=100, watchdog_s=4, drain_timeout_s=2) as worker:
+        send(group.load.draw(int(time.time() * 1_000)), kafka.bootstrap)
+        group.made.wait_until_caught_up(worker)
+        with standing_still(clickhouse):
+            send(group.load.draw(int(time.time() * 1_000)), kafka.bootstrap)
+            failed(worker.wait(40), "VIGIE_WATCHDOG_S", "the worker is stuck and ends")
+    group.begin("a")
+    group.end()
+
+
+def test_stopped_while_clickhouse_hangs(group: Group, clickhouse: Gateway, kafka: Kafka) -> None:
+    """Asked to stop while nothing can be stored, a worker ends within its deadline and says what that means; asked a
+    second time, at once. Nothing is lost by either."""
+    changes = {"clickhouse_timeout_s": 100, "drain_timeout_s": 3}
+    group.begin("a", "b", **changes)
+    group.wait_for_holders(2)
+    group.flow()
+    group.wait_for_progress()
+    with standing_still(clickhouse):
+        time.sleep(1.5)
+        asked_s = time.monotonic()
+        group.workers["a"].interrupt(signal.SIGTERM)
+        group.workers["b"].interrupt(signal.SIGINT)
+        time.sleep(0.5)
+        group.workers["b"].interrupt(signal.SIGINT)
+        assert group.workers["b"].wait(2).code == 128 + signal.SIGINT
+        failed(group.workers["a"].wait(40), "could not be stored in time")
+        assert time.monotonic() - asked_s < 3 + _LEAVING_S
+    group.begin("c")
+    group.end()
+
+
+@contextmanager
+def standing_still(clickhouse: Gateway) -> Iterator[None]:
+    """ClickHouse takes connections and answers nothing."""
+    assert clickhouse.pid is not None
+    os.kill(clickhouse.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(clickhouse.pid, signal.SIGCONT)

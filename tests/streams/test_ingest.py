@@ -1,0 +1,120 @@
+"""What is done with a batch that was fetched: taken in its turn, or read again, and never passed over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+from faust.types import TP
+
+from sinks import stored
+from sinks.clickhouse import Sink
+from tests.streams.lives import Life, Plan, life, offer
+from tests.streams.worlds import SENSOR, World, log
+
+_TP = TP(SENSOR.topic, SENSOR.partition)
+
+
+@pytest.fixture
+def world(clickhouse: Sink, monkeypatch: pytest.MonkeyPatch) -> World:
+    return offer(World(clickhouse, log()), monkeypatch)
+
+
+def lived(world: World, story: Callable[[Life], Awaitable[None]]) -> None:
+    """Let the story of one worker happen."""
+
+    async def whole() -> None:
+        with life(world) as one:
+            await one.join()
+            await story(one)
+
+    asyncio.run(whole())
+
+
+def durable(world: World) -> int:
+    newest = stored.newest_snapshot(world.origin(SENSOR), world.sink)
+    assert newest is not None
+    return newest.next_offset
+
+
+def test_batches_that_were_fetched_before_the_move_are_not_taken(world: World) -> None:
+    """They may be of any position; what follows the move begins where it moved to."""
+
+    async def story(one: Life) -> None:
+        early = one.kafka.fetch(SENSOR, 6, None)
+        one.custody.take_up_again(SENSOR)
+        await one.settle()
+        await one.worker._ingest(early)
+        assert one.entry(SENSOR).inbox == []
+        assert await one.read(SENSOR, 6)
+        assert one.entry(SENSOR).next_offset == 6
+
+    lived(world, story)
+
+
+def test_batches_of_another_generation_are_not_taken(world: World) -> None:
+    """The partition may have been somewhere else in between."""
+
+    async def story(one: Life) -> None:
+        early = one.kafka.fetch(SENSOR, 6, None)
+        one.kafka.consumer_generation_id += 1
+        await one.worker._ingest(early)
+        assert one.entry(SENSOR).inbox == []
+
+    lived(world, story)
+
+
+def test_a_batch_that_begins_too_late_is_fetched_again(world: World) -> None:
+    """Kafka says that there are records in between: nothing is passed over, reading goes back to the first of them."""
+
+    async def story(one: Life) -> None:
+        one.kafka.positions[_TP] = 4
+        ahead = one.kafka.fetch(SENSOR, 6, None)
+        await one.worker._ingest(ahead)
+        entry = one.entry(SENSOR)
+        assert (entry.inbox, one.kafka.positions[_TP]) == ([], 0)
+        await one.worker._ingest(ahead)
+        assert entry.inbox == [], "it was fetched before that"
+        await one.work()
+
+    lived(world, story)
+    assert world.faults() == []
+
+
+def test_a_hole_is_believed_when_kafka_confirms_it(world: World) -> None:
+    """Markers of transactions and compaction leave offsets without a record."""
+    readings = world.log[SENSOR]
+    kept = [offset for offset in range(24) if not 9 <= offset < 12]
+    world.log[SENSOR] = replace(
+        readings,
+        offsets=readings.offsets[kept],
+        received_ms=readings.received_ms[kept],
+        keys=[readings.keys[i] for i in kept],
+        values=[readings.values[i] for i in kept],
+        headers=[readings.headers[i] for i in kept],
+    )
+
+    async def story(one: Life) -> None:
+        await one.work(Plan(cut=9))
+
+    lived(world, story)
+    assert world.faults() == []
+    assert durable(world) == 24
+
+
+def test_a_log_that_has_gone_back_is_taken_up_again(world: World) -> None:
+    """Its offsets were rewound by hand, or it is another log: the snapshot says where to go on."""
+
+    async def story(one: Life) -> None:
+        await one.work(Plan(until=12))
+        one.kafka.positions[_TP] = 2
+        await one.worker._ingest(one.kafka.fetch(SENSOR, 6, None))
+        assert one.worker.ledger.get(SENSOR) is None
+        await one.settle()
+        assert (one.entry(SENSOR).next_offset, one.kafka.positions[_TP]) == (12, 12)
+        await one.work()
+
+    lived(world, story)
+    assert world.faults() == []
