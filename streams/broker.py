@@ -108,7 +108,18 @@ def create_topics(settings: Settings) -> list[str]:
 
 def without_broker_time(settings: Settings) -> list[str]:
     """Raw topics that do not carry the broker's time, which lateness and the clock checks rely on."""
-    admin = AdminClient(client_config(settings))
+    until = monotonic_s() + _TIMEOUT_S
+    while True:
+        try:
+            return _without_broker_time(AdminClient(client_config(settings)))
+        except KafkaException as error:
+            # Not every broker of a cluster knows of a topic at once.
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART or monotonic_s() > until:
+                raise BrokerError(f"Kafka would not describe its topics: {reason(error)}") from error
+            sleep_s(0.2)
+
+
+def _without_broker_time(admin: AdminClient) -> list[str]:
     wanted = [ConfigResource(ResourceType.TOPIC, name) for name in RAW_TOPICS.values()]
     wrong = []
     for resource, future in admin.describe_configs(wanted, request_timeout=_TIMEOUT_S).items():
