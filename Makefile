@@ -2,7 +2,7 @@
 # What is made lies in .venv and .cache. A target that needs the set-up does it; done once, it is not done again.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench chaos lock clean
+.PHONY: help setup demo test lint bench chaos sweep lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -70,6 +70,9 @@ bench: setup ## measure against plain Faust on real Kafka (Java 17, Maven); QUIC
 
 chaos: setup ## kill everything at random for 90 s and count (Java 17, Maven); CHAOS="--for 600s --seed 1 --summary out.json"
 	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+sweep: setup ## kill a worker with SIGKILL at every step it takes, one after the other (Java 17, Maven); SWEEP="--seed 3"
+	@$(BIN)/python -m tests.support.sweep $$(mktemp -d) $(SWEEP)
 
 COMPILE = $(UV_VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-strip-extras --annotation-style line --custom-compile-command 'make lock' \

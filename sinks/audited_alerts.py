@@ -130,3 +130,14 @@ def versions_of(span: Span, sink: Sink) -> set[tuple[str, str]]:
         {"first": span.first, "end": span.end},
     )
     return {(str(jurisdiction), str(version)) for jurisdiction, version in found}
+
+
+def epochs_before(origin: Origin, sink: Sink) -> list[str]:
+    """Ids that the topic had before this one, by when somebody first took up the partition."""
+    found = sink.rows(
+        "SELECT epoch FROM owners WHERE topic = {topic:String} AND partition = {partition:UInt16} "
+        "GROUP BY epoch ORDER BY min(claimed_at)",
+        {"topic": origin.topic, "partition": origin.partition},
+    )
+    epochs = [str(epoch) for (epoch,) in found]
+    return epochs[: epochs.index(origin.epoch)] if origin.epoch in epochs else []

@@ -146,6 +146,18 @@ def end_offsets(settings: Settings) -> dict[Place, tuple[int, int]]:
         consumer.close()
 
 
+def committed_offset(settings: Settings, place: Place) -> int | None:
+    """The offset that the group has committed for a partition, if any. Raises BrokerError."""
+    consumer = Consumer({**client_config(settings), "group.id": settings.group, "enable.auto.commit": False})
+    try:
+        (found,) = consumer.committed([TopicPartition(place.topic, place.partition)], timeout=_TIMEOUT_S)
+    except KafkaException as error:
+        raise BrokerError(f"Kafka would not tell what is committed: {reason(error)}") from error
+    finally:
+        consumer.close()
+    return found.offset if found.offset >= 0 else None
+
+
 def first_offset_from(settings: Settings, place: Place, offset: int) -> int | None:
     """The offset of the first record that Kafka has from `offset` on; None when it gives none within seconds.
 

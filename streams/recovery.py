@@ -190,7 +190,7 @@ class Recovery:
     def _begin(self, place: Place, origin: Origin, bounds: tuple[int, int], sink: Sink) -> Taken:
         """Take up a partition of which there is no snapshot: its last chunk is read again as far as Kafka has it."""
         domain = domain_of(place.topic)
-        chunk = stored.last_chunk(origin, domain, None, sink)
+        chunk = self._last_confirmed_chunk(place, origin, sink)
         next_offset = 0 if chunk is None else max(chunk, bounds[0])
         self._check(place, stored.tail(origin, domain, next_offset, sink).last + 1, bounds[1])
         state = new_state(place.topic, place.partition, domain, self._reference)
@@ -241,6 +241,18 @@ class Recovery:
                 mine = keys.filter(pl.col("chunk") == chunk) if len(keys) else rows.clear()
                 parts.append(whole_chunk(origin, chunk, next_offset, rows, mine))
         store_windows(parts, sink)
+
+    def _last_confirmed_chunk(self, place: Place, origin: Origin, sink: Sink) -> int | None:
+        """The chunk to read again. Of what is stored beyond the committed offset, dead letters and alerts may not have
+        been sent; where nothing is committed, that is taken to be less than a chunk."""
+        domain = domain_of(place.topic)
+        last = stored.last_chunk(origin, domain, None, sink)
+        if last is None:
+            return None
+        committed = broker.committed_offset(self._settings, place)
+        before = last if committed is None else committed + 1
+        found = stored.last_chunk(origin, domain, before, sink)
+        return 0 if found is None else min(found, last)
 
     def _passes(self, origin: Origin, state: PartitionState, next_offset: int, sink: Sink) -> list[Pass]:
         """Where time passed beyond the state: it made alerts that may be known already, and must be made again."""

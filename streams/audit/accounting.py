@@ -126,10 +126,10 @@ def extents(
         if not timed and extent.mark is not None:
             # Whatever is stored of it: the snapshot says that it has come so far.
             end = max(end, extent.mark.next_offset)
-        limit = end if strict_end or extent.mark is None else min(end, extent.mark.next_offset)
-        if extent.mark is None and not strict_end:
-            # Nobody says how far it has come: judged is what there is.
-            limit = first if stored is None else min(end, stored[1])
+        limit = end
+        if not strict_end:
+            # Without a snapshot nobody says that anything is done.
+            limit = first if extent.mark is None else min(end, extent.mark.next_offset)
         if end > first or extent.mark is not None:
             judged.append(replace(extent, first=min(first, limit), end=limit))
     return judged
@@ -158,7 +158,9 @@ def check(settings: Settings, extent: Extent, sink: Sink, *, strict_end: bool) -
         beyond = audited.beyond(extent.origin, extent.mark.next_offset, sink)
         _judge_beyond(extent, extent.mark, beyond, strict_end, findings)
     else:
-        findings.notes.append(f"{extent.place}: there is no snapshot, so nobody says how far it has come")
+        findings.notes.append(
+            f"{extent.place}: there is no snapshot, and nobody says how far it has come; see --strict-end"
+        )
     _judge_end(extent, strict_end, findings)
     repeated = audited.repeated(span, sink)
     if repeated:

@@ -13,9 +13,10 @@ from sinks.clickhouse import Sink
 from streams.audit.accounting import Extent
 from streams.audit.differences import Findings, some
 
-#: A book of alerts: one partition of one epoch of a topic (topic '' for zones). Fingerprints are numbered within it.
+#: Where a transition was made: a partition of a topic in one of its lives (topic '' for zones).
 PLACE: Final = ("topic", "epoch", "partition")
-_ALERT: Final = (*PLACE, "fingerprint")
+#: What is numbered: alerts of a partition go on when its topic is created anew.
+ALERT: Final = ("topic", "partition", "fingerprint")
 
 #: The states that may follow each state within one life of an alert. "" is before its beginning.
 _FOLLOWS: Final[Mapping[str, frozenset[str]]] = {
@@ -48,7 +49,7 @@ def structure(told: pl.DataFrame) -> Findings:
 
 
 def _sequences(told: pl.DataFrame, findings: Findings) -> None:
-    per = told.group_by(*_ALERT, maintain_order=True).agg(
+    per = told.group_by(*ALERT, maintain_order=True).agg(
         pl.col("sequence").n_unique().alias("n"),
         pl.col("sequence").max().alias("last"),
         pl.col("sequence").alias("sequences"),
@@ -68,7 +69,7 @@ def _sequences(told: pl.DataFrame, findings: Findings) -> None:
 
 
 def _contents(told: pl.DataFrame, findings: Findings) -> None:
-    names = told.group_by(*_ALERT, "sequence", maintain_order=True).agg(
+    names = told.group_by(*ALERT, "sequence", maintain_order=True).agg(
         pl.col("transition_id").n_unique().alias("ids"),
         pl.col("contents").max(),
         pl.col("alertname", "about", "state").first(),
@@ -88,9 +89,9 @@ def _lives(told: pl.DataFrame, findings: Findings) -> None:
     """Neighbours in an alert's history: do they follow each other?"""
     # Holes and repeats are told already; what follows across them says nothing more.
     sound = (pl.col("sequence").n_unique() == pl.col("sequence").max()) & (pl.len() == pl.col("sequence").max())
-    rows = told.filter(sound.over(*_ALERT)).sort(*_ALERT, "sequence")
+    rows = told.filter(sound.over(*ALERT)).sort(*ALERT, "sequence")
     ended = list(_ENDED)
-    before = pl.col("state", "at_ms", "starts_ms").shift(1).over(*_ALERT).name.prefix("before_")
+    before = pl.col("state", "at_ms", "starts_ms").shift(1).over(*ALERT).name.prefix("before_")
     rows = rows.with_columns(before).with_columns(
         (pl.col("before_state").is_null() | pl.col("before_state").is_in(ended)).alias("begins")
     )
@@ -149,10 +150,10 @@ def evidence(told: pl.DataFrame, sink: Sink) -> Findings:
     Silence has no event; it is made again from all of them (`streams.audit.findings`).
     """
     findings = Findings()
-    begun = told.filter(
+    begun = told.sort("sequence").filter(
         (pl.col("topic") != "") & pl.col("asset_id").is_not_null() & (pl.col("alertname") != "silent")
         & pl.col("state").is_in(["pending", "firing"])
-    ).unique([*_ALERT, "starts_ms"], keep="first", maintain_order=True)  # fmt: skip
+    ).unique([*ALERT, "starts_ms"], keep="first", maintain_order=True)  # fmt: skip
     for (topic,), rows in begun.group_by("topic", maintain_order=True):
         found = instants_with_events(domain_of(str(topic)), rows, sink)
         for row in rows.join(found, on=found.columns, how="anti", maintain_order="left").iter_rows(named=True):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import polars as pl
 
 from processors.alerts import Transition
 from processors.detect.signals import COLUMNS
 from processors.pipeline import CODE_VERSION, Reference, new_state
+from processors.rebuild import adopt
 from processors.replay import transitions_of
 from schemas.contracts import domain_of
 from sinks import audited_alerts, stored
-from sinks.audited import Span
+from sinks.audited import END, Span
 from sinks.audited_alerts import TRANSITIONS
 from sinks.clickhouse import Sink
 from streams.audit.accounting import Extent
@@ -45,6 +47,7 @@ def recompute(reference: Reference, extents: Sequence[Extent], sink: Sink, *, st
             done.findings.notes.append(f"{extent.place}: its alerts are not made again, because {reason}")
             continue
         state = new_state(extent.origin.topic, extent.origin.partition, domain_of(extent.origin.topic), reference)
+        adopt(state, _inherited(extent, sink))
         events = audited_alerts.events_in_order(span, sink)
         passes, clock_ms = _passes(extent, span, sink, strict_end=strict_end)
         made = list(transitions_of(events, passes, state, reference, clock_ms=clock_ms))
@@ -65,6 +68,18 @@ def _otherwise(reference: Reference, extent: Extent, span: Span, sink: Sink) -> 
     if audited_alerts.versions_of(span, sink) - today:
         return "some of its events were stored under another version of the territory"
     return ""
+
+
+def _inherited(extent: Extent, sink: Sink) -> list[dict[str, Any]]:
+    """The newest transition of each alert from before the topic was created anew: alerts outlive their topic."""
+    newest: dict[str, dict[str, Any]] = {}
+    for epoch in audited_alerts.epochs_before(extent.origin, sink):
+        before = replace(extent.origin, epoch=epoch)
+        for record in stored.newest_transitions(before, END, sink):
+            known = newest.get(record["fingerprint"])
+            if known is None or known["sequence"] < record["sequence"]:
+                newest[record["fingerprint"]] = record
+    return list(newest.values())
 
 
 def _passes(extent: Extent, span: Span, sink: Sink, *, strict_end: bool) -> tuple[list[tuple[int, int]], int]:

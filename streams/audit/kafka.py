@@ -13,7 +13,6 @@ import numpy as np
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
-    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     TopicPartition,
@@ -58,19 +57,19 @@ def facts(settings: Settings) -> Facts:
 
 
 def _committed(settings: Settings) -> dict[Place, int]:
-    admin = AdminClient(broker.client_config(settings))
+    # Not through the admin client: its question ends the process (a null pointer) while topics are created anew. A
+    # consumer that subscribes to nothing does not join the group.
+    consumer = Consumer({**broker.client_config(settings), "group.id": settings.group})
     try:
-        (answer,) = admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(settings.group)], request_timeout=_TIMEOUT_S
-        ).values()
-        found = answer.result(timeout=2 * _TIMEOUT_S).topic_partitions
+        there = consumer.list_topics(timeout=_TIMEOUT_S).topics
+        places = [TopicPartition(t, n) for t in RAW_TOPICS.values() if t in there for n in there[t].partitions]
+        found = consumer.committed(places, timeout=2 * _TIMEOUT_S) if places else []
     except KafkaException as error:
-        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return {}
-        raise BrokerError(
-            f"Kafka would not tell what {settings.group} has committed: {broker.reason(error)}"
-        ) from error
-    return {Place(p.topic, p.partition): p.offset for p in found if p.topic in RAW_TOPICS.values() and p.offset >= 0}
+        what = f"what {settings.group} has committed"
+        raise BrokerError(f"Kafka would not tell {what}: {broker.reason(error)}") from error
+    finally:
+        consumer.close()
+    return {Place(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
 
 def members(settings: Settings) -> int | None:

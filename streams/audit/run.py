@@ -152,7 +152,8 @@ def _windows(found: Audit, sink: Sink, say: Say) -> None:
     say("comparing windows")
     found.compared = windows.spans(found.extents, sink, strict_end=found.scope.strict_end)
     while True:
-        everything = found.scope.whole and all(span.end == END for span in found.compared)
+        at_rest = len(found.compared) == len(found.extents) and all(span.end == END for span in found.compared)
+        everything = found.scope.whole and at_rest
         findings = windows.totals(found.compared, everything=everything, sink=sink)
         findings.take(windows.check(found.compared, sink))
         # A worker may have gone on meanwhile: what it was at is left out, and the rest looked at again.

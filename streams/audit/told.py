@@ -14,7 +14,7 @@ from schemas.writers import own_writer
 from sinks import audited_alerts
 from sinks.clickhouse import Sink
 from streams.audit import kafka
-from streams.audit.alerts import described, place_of
+from streams.audit.alerts import ALERT, described, place_of
 from streams.audit.differences import Findings
 from streams.settings import Settings
 
@@ -58,8 +58,8 @@ def stored_and_told(told: pl.DataFrame, settled: pl.DataFrame, there: OnTopic) -
     findings = Findings()
     missing = settled.join(there.records, on="transition_id", how="anti", maintain_order="left")
     if not there.whole and len(missing):
-        newest = settled.group_by("topic", "epoch", "partition", "fingerprint").agg(pl.col("sequence").max())
-        on = ["topic", "epoch", "partition", "fingerprint", "sequence"]
+        newest = settled.group_by(*ALERT).agg(pl.col("sequence").max())
+        on = [*ALERT, "sequence"]
         unsettled = told.join(settled, on="transition_id", how="anti")
         enough = pl.concat((settled.join(newest, on=on, how="semi"), unsettled)).join(
             there.records.select("transition_id"), on="transition_id", how="semi"

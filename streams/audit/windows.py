@@ -13,7 +13,7 @@ from typing import Final
 import polars as pl
 
 from processors.aggregate import WINDOW_SCHEMA
-from sinks import audited
+from sinks import audited, audited_windows
 from sinks.audited import END, Mark, Span
 from sinks.clickhouse import Sink
 from sinks.rows import Origin
@@ -69,9 +69,9 @@ def at_rest(compared: Sequence[Span], extents: Sequence[Extent], sink: Sink) -> 
     kept = []
     for span in compared:
         mark = marks[span.origin]
-        if mark is not None and (
-            audited.mark(span.origin, sink) != mark or audited.beyond(span.origin, mark.next_offset, sink).records
-        ):
+        if mark is None:
+            continue
+        if audited.mark(span.origin, sink) != mark or audited.beyond(span.origin, mark.next_offset, sink).records:
             span = Span(span.origin, span.first, min(span.end, open_chunk(span.origin, mark, sink)))
         if span.end > span.first:
             kept.append(span)
@@ -90,7 +90,7 @@ def totals(compared: Sequence[Span], *, everything: bool, sink: Sink) -> Finding
     `everything`: as the view `windows` shows them, which is what readers see.
     """
     findings = Findings()
-    wrong = audited.wrong_totals(None if everything else compared, _LISTED, sink)
+    wrong = audited_windows.wrong_totals(None if everything else compared, _LISTED, sink)
     if wrong.is_empty():
         return findings
     total = int(wrong["windows"][0])
@@ -116,8 +116,8 @@ def totals(compared: Sequence[Span], *, everything: bool, sink: Sink) -> Finding
 def differing(span: Span, layers: Layers, sink: Sink) -> Iterator[ChunkDifference]:
     """Chunks of the span whose window rows are not those of their stored events, in order, in bounded memory."""
     for part in audited.parts_of(span, audited.chunks(span, sink)):
-        events = audited.chunks_events(part, sink)
-        shown = _typed(audited.chunks_windows(part, sink))
+        events = audited_windows.chunks_events(part, sink)
+        shown = _typed(audited_windows.chunks_windows(part, sink))
         numbers = {*shown["chunk"].unique()} | (set() if events.is_empty() else {*events["chunk"].unique()})
         for chunk in sorted(numbers):
             mine = events if events.is_empty() else events.filter(pl.col("chunk") == chunk)

@@ -1,8 +1,8 @@
-"""Nothing lost, nothing counted twice: a worker killed with SIGKILL at every step that it ever takes.
+"""Nothing lost, nothing counted twice: a worker killed with SIGKILL at the steps that it takes.
 
 The steps are discovered (tests/support/steps.py), the lives and the kills are led by tests/support/sweep.py on real
-Kafka, and what must hold is written in tests/support/oracles.py. `python -m tests.support.sweep --help` sweeps by hand,
-all steps or some.
+Kafka, and what must hold is written in tests/support/oracles.py. All steps take longer than a check of a change may:
+`make sweep` kills at every one, and this test at a part of them that the seed draws.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.kafka]
 _SEED: Final = 3
 #: Lives spend half of their time waiting: for a fetch, for time to pass.
 _LANES: Final = 3
+#: Of the steps reached, about 300.
+_SAMPLE: Final = 0.15
 
 
 @pytest.fixture
@@ -32,19 +34,19 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return lambda line: terminal.write_line(line)
 
 
-def test_killed_at_every_step(tmp_path: Path, say: Callable[[str], None]) -> None:
+def test_killed_at_steps_drawn_from_all(tmp_path: Path, say: Callable[[str], None]) -> None:
     """Wherever a worker is killed, its successor goes on, and every oracle holds: at rest, caught up, and against a
-    worker that nobody disturbed. No step of the loop is left out, but for those that only an error leads to."""
+    worker that nobody disturbed."""
     reason = kafka_available()
     if reason is not None:
         if os.environ.get("VIGIE_REQUIRE_KAFKA") == "1":
             pytest.fail(f"VIGIE_REQUIRE_KAFKA=1, but {reason}")
         pytest.skip(reason)
-    report = Sweep(tmp_path, seed=_SEED, lanes=_LANES).run()
+    report = Sweep(tmp_path, seed=_SEED, lanes=_LANES, share=0.0, sample=_SAMPLE).run()
     say("")
     for line in report.lines():
         say(line)
     assert report.faults == []
-    killed_at = set(report.work.done)
-    assert killed_at == report.work.reached, "every step that was reached was killed at"
-    assert report.kills > 200, "so few steps are no loop: look at how they are found"
+    assert set(report.work.done) <= report.work.reached
+    assert len(report.work.reached) > 200, "so few steps are no loop: look at how they are found"
+    assert report.kills > 20

@@ -22,7 +22,8 @@ from schemas.framing import prefixes, single_object_prefix
 from schemas.writers import own_writer
 from sinks.clickhouse import Sink, SinkError
 from sinks.rows import Origin, ZoneMaps, version_of
-from sinks.stored import Tail
+from sinks.stored import Tail, claim
+from streams.clock import instant
 from streams.flush import Effects, Message, messages, settle
 from streams.ledger import Cut, Entry, Ledger, Place
 from tests.support.batches import RECEIVED_MS, batch, batch_of, encoded, event, events, process, reference, state_of
@@ -51,6 +52,9 @@ class World:
         if self.fails == table:
             raise DatabaseError("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space", code=243)
         self.sink.client.insert_arrow(table, rows, settings=settings)
+
+    def query(self, sql: str, **rest: Any) -> Any:
+        return self.sink.client.query(sql, **rest)
 
     async def produce(self, messages: Sequence[Message]) -> None:
         self.journal.append("produce")
@@ -278,7 +282,18 @@ def test_several_partitions_are_one_flush(world: World) -> None:
     assert world.count("events_sensor") == 6
 
 
-# --- what a former owner had stored
+# --- what others have claimed and stored
+
+
+@pytest.mark.parametrize(("term", "lost"), [(2, set()), (3, set()), (4, {PLACE})])
+def test_a_partition_that_somebody_has_claimed_since_is_left_to_them(world: World, term: int, lost: set[Place]) -> None:
+    """A worker that was stopped for a while finds out before it stores and tells anything."""
+    work = Work(world)
+    claim([replace(ORIGIN, term=term)], "somebody", 1, instant(NOW_MS), world.sink)
+    assert work.settle() == lost
+    assert {*world.journal} == ({"produce"} if lost else {*world.journal} | {"events_sensor", "snapshots", "commit"})
+    assert (world.produced == []) is bool(lost)
+    assert work.offsets == ((100, 100, None) if lost else (105, 105, 105))
 
 
 def test_what_is_stored_already_is_told_again_and_not_stored_again(world: World) -> None:

@@ -94,7 +94,7 @@ def test_a_snapshot_is_due_even_where_nothing_new_came(world: World) -> None:
         await flusher(one).flush()
         assert "snapshots" not in one.steps.names
         await flusher(one).flush(save=True)
-        assert one.steps.names == ["snapshots", "commit", "commit"][: len(one.steps.names)]
+        assert one.steps.names == ["snapshots", "commit"]
         assert offsets(one) == (6, 6, 6)
 
     lived(world, story)
@@ -181,10 +181,10 @@ def test_a_flush_that_fails_takes_its_partitions_with_it(world: World) -> None:
         await one.read(SENSOR, 6)
 
         async def refused(*_: Any, **__: Any) -> None:
-            raise ConnectionError("not confirmed")
+            raise ZeroDivisionError("a bug")
 
         one.kafka.send = refused
-        with pytest.raises(ConnectionError):
+        with pytest.raises(ZeroDivisionError):
             await flusher(one).flush(save=True)
         assert [place for place, _ in one.worker.ledger] == [LAMPS]
         assert flusher(one).in_flight == 0
@@ -245,12 +245,12 @@ def test_only_what_is_durable_is_counted(world: World) -> None:
 
         assert one.worker.tally.records == 0
         inserting = type(one.worker.sink.client).insert_arrow
-        type(one.worker.sink.client).insert_arrow = refused  # type: ignore[method-assign]
+        type(one.worker.sink.client).insert_arrow = refused
         try:
             with pytest.raises(SinkError):
                 await flusher(one).flush()
         finally:
-            type(one.worker.sink.client).insert_arrow = inserting  # type: ignore[method-assign]
+            type(one.worker.sink.client).insert_arrow = inserting
         assert one.worker.tally.records == 0
         one.custody.take_up_again(SENSOR)
         await one.settle()

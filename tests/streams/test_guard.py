@@ -1,4 +1,4 @@
-"""A process that cannot end itself is ended: each of these is one, with the guard over a worker that does as it is told.
+"""A process that cannot end itself is ended: each test starts one, with the guard over a worker that does as told.
 
 The worker is a stand-in, because a real one cannot be made to hang where a test wants it to.
 """

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from sinks.rows import Origin
+from sinks.store import Pass
 from sinks.stored import Tail
 from streams.ledger import Cut, Entry, Ledger, Place
 from tests.support.batches import Ran, batch, batch_of, events, process, reference, state_of
@@ -73,6 +74,19 @@ def test_small_batches_are_joined() -> None:
     part = one.take(5)
     assert part is not None
     assert (part.offsets.tolist(), list(part.values)) == ([4, 7, 8], [b"a", b"b", b"c"])
+
+
+def test_records_are_not_taken_beyond_where_time_is_due_to_pass() -> None:
+    """Time passed there before, so it is to pass there again: the batch ends at that offset, wherever it was cut."""
+    one = entry()
+    one.due += [Pass(3, 100), Pass(6, 200)]
+    one.inbox += [batch([b"x"] * 2), batch([b"x"] * 8, first_offset=2)]
+    taken = []
+    while (part := one.take(100)) is not None:
+        taken.append(part.offsets.tolist())
+        while one.due and one.due[0].offset <= part.last_offset:
+            one.due.pop(0)
+    assert taken == [[0, 1], [2, 3], [4, 5, 6], [7, 8, 9]]
 
 
 # --- what waits

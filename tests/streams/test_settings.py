@@ -169,7 +169,7 @@ def test_settings_that_need_each_other_are_asked_for_together(monkeypatch: pytes
 
 @pytest.mark.parametrize(("drain", "rebalance"), [("60", "60"), ("25", "20")])
 def test_a_drain_ends_before_kafka_has_given_up(monkeypatch: pytest.MonkeyPatch, drain: str, rebalance: str) -> None:
-    """Who hands over later than Kafka waits has lost the partition already: both settings are named, with the reason."""
+    """Who hands over later than Kafka waits has lost the partition already: both settings are named, and why."""
     said = problem(monkeypatch, drain_timeout_s=drain, rebalance_timeout_s=rebalance)
     assert "VIGIE_DRAIN_TIMEOUT_S must be below VIGIE_REBALANCE_TIMEOUT_S" in said
 

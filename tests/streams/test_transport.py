@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import tomllib
-from collections.abc import Mapping, Set
+from collections.abc import Awaitable, Callable, Mapping, Set
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.errors import CommitFailedError, IllegalGenerationError, KafkaConnectionError
+from aiokafka.errors import CommitFailedError, IllegalGenerationError, IllegalStateError, KafkaConnectionError
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP, ConsumerMessage
 
 from schemas.records import Batch
 from streams import app as faust_app
 from streams.settings import load
-from streams.transport import SCHEME, BatchConsumer, BatchSchema, Fetched, Transport
+from streams.transport import SCHEME, BatchConsumer, BatchSchema, Fetched, NotOursError, Transport
 
 SENSOR = TP("city.raw.sensor", 0)
 OTHER = TP("city.raw.sensor", 1)
@@ -43,8 +43,8 @@ class Keeper:
     def assigned(self, partitions: Set[TP]) -> None:
         self.heard.append(partitions)
 
-    def positioned(self) -> None:
-        self.heard.append("positioned")
+    def positioned(self, committed: Mapping[TP, int]) -> None:
+        self.heard.append(dict(committed))
 
     def wants_batches(self, topic: str) -> bool:
         return topic.startswith("city.")
@@ -55,6 +55,7 @@ class Given(BatchConsumer):
 
     records: Mapping[TP, list[ConsumerRecord]]
     active: set[TP] | None = None
+    ours: bool = True
     told: Mapping[TP, int | None]
     seeks: list[dict[TP, int]]
     fetching: asyncio.Event | None = None
@@ -70,6 +71,8 @@ class Given(BatchConsumer):
         return self.told
 
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        if not self.ours:
+            raise IllegalStateError("not assigned")
         self.seeks.append(dict(partitions))
 
     def highwater(self, tp: TP) -> int:
@@ -106,6 +109,17 @@ def fetched(records: Mapping[TP, list[ConsumerRecord]], **changes: Any) -> list[
     async def get() -> list[tuple[TP, ConsumerMessage]]:
         consumer = await _consumer(records, **changes)
         return [pair async for pair in consumer.getmany(0.1)]
+
+    return asyncio.run(get())
+
+
+def heard(do: Callable[[Given], Awaitable[object]], **changes: Any) -> list[Any]:
+    """What the keeper hears of a consumer."""
+
+    async def get() -> list[Any]:
+        consumer = await _consumer({}, **changes)
+        await do(consumer)
+        return list(consumer._keeper.heard)  # type: ignore[attr-defined]
 
     return asyncio.run(get())
 
@@ -219,13 +233,11 @@ def test_a_rebalance_during_a_fetch_drops_all_of_it() -> None:
 def test_the_keeper_hears_of_partitions_before_anything_else_does() -> None:
     """Also when there are none: what is held of others must go, and a standby is no exception."""
 
-    async def get() -> list[Any]:
-        consumer = await _consumer({})
+    async def assign(consumer: Given) -> None:
         for assigned in ({SENSOR, INTERNAL}, set()):
             await consumer.on_partitions_assigned(assigned, 4)
-        return list(consumer._keeper.heard)  # type: ignore[attr-defined]
 
-    assert asyncio.run(get()) == [{SENSOR, INTERNAL}, set()]
+    assert heard(assign) == [{SENSOR, INTERNAL}, set()]
 
 
 def test_reading_goes_on_at_the_committed_offsets_until_the_keeper_moves_it() -> None:
@@ -239,18 +251,34 @@ def test_reading_goes_on_at_the_committed_offsets_until_the_keeper_moves_it() ->
     read, committed, heard = asyncio.run(get())
     assert read == {SENSOR: 7, INTERNAL: 0}
     assert committed == {SENSOR: 7}
-    assert heard == ["positioned"]
+    assert heard == [{SENSOR: 7, INTERNAL: 0}]
+
+
+def test_a_batch_is_handed_on_however_far_faust_has_read() -> None:
+    """Faust drops what is older than it has seen; after a move back everything is."""
+
+    async def get() -> list[int]:
+        consumer = await _consumer({SENSOR: run_of(SENSOR, 3, 4)})
+        consumer._read_offset[SENSOR] = 90
+        offsets = [message.offset async for _, message in consumer.getmany(0.1)]
+        assert consumer._read_offset.get(SENSOR) is None
+        return offsets
+
+    assert asyncio.run(get()) == [4]
+
+
+def test_a_group_that_has_moved_on_positions_nothing() -> None:
+    """It took the partitions before their offsets could be asked for: the keeper hears of the next assignment."""
+
+    async def gone() -> Any:
+        raise IllegalStateError("not assigned")
+
+    assert heard(lambda consumer: consumer.perform_seek(), seek_to_committed=gone) == []
 
 
 def test_the_end_of_an_assignment_drains_the_keeper() -> None:
     """Faust asks at revoke and at stop, while the partitions are still ours."""
-
-    async def get() -> list[Any]:
-        consumer = await _consumer({})
-        await consumer.wait_empty()
-        return list(consumer._keeper.heard)  # type: ignore[attr-defined]
-
-    assert asyncio.run(get()) == ["drain"]
+    assert heard(lambda consumer: consumer.wait_empty()) == ["drain"]
 
 
 def test_what_is_fetched_after_a_move_bears_its_mark() -> None:
@@ -268,6 +296,18 @@ def test_what_is_fetched_after_a_move_bears_its_mark() -> None:
     marks, seeks = asyncio.run(get())
     assert marks == [0, 1, 1, 2]
     assert seeks == [{SENSOR: 0}, {SENSOR: 40}]
+
+
+def test_a_partition_that_has_gone_cannot_be_moved() -> None:
+    """The group took it in between: that is an answer, and the mark stays where it was."""
+
+    async def get() -> list[int]:
+        consumer = await _consumer({SENSOR: run_of(SENSOR, 1)}, ours=False)
+        with pytest.raises(NotOursError):
+            await consumer.move({SENSOR: 9})
+        return [message.value.mark async for _, message in consumer.getmany(0.1)]  # type: ignore[union-attr]
+
+    assert asyncio.run(get()) == [0]
 
 
 def test_a_move_waits_for_the_fetch_that_is_under_way() -> None:
@@ -353,10 +393,5 @@ def test_a_commit_that_fails_is_an_answer_and_no_end(
 
 def test_a_bug_in_a_commit_is_not_taken_for_an_answer() -> None:
     """Only what Kafka says is."""
-
-    async def get() -> bool:
-        consumer = await _consumer({}, _thread=Client(ZeroDivisionError()))
-        return await consumer.commit_offsets({SENSOR: 5}, 0.05)
-
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(get())
+        heard(lambda consumer: consumer.commit_offsets({SENSOR: 5}, 0.05), _thread=Client(ZeroDivisionError()))

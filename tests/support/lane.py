@@ -45,7 +45,7 @@ _BEFORE_MS: Final = 1_700_000_000_000
 _PATIENCE_S: Final = 60.0
 _TROUBLED_S: Final = 15.0
 _POLL_S: Final = 0.03
-#: Of so many deliveries one is put off.
+#: Of so many news one is put off.
 _BUSY: Final = 5
 #: Longer than the idle grace and the worker's looks at it together.
 _QUIET_S: Final = 1.8
@@ -143,11 +143,16 @@ class _Receiver(WebhookReceiver):
     def __init__(self) -> None:
         super().__init__()
         self.accepted: list[Received] = []
+        self._known: set[str] = set()
 
     def take(self, received: Received) -> Answer:
         answer = super().take(received)
-        if len(self.requests) % _BUSY == 0:
-            return status(503)
+        identity = received.headers["webhook-id"]
+        # Only news: a new world tells everything again, and that is to go fast.
+        if identity not in self._known:
+            self._known.add(identity)
+            if len(self._known) % _BUSY == 0:
+                return status(503)
         self.accepted.append(received)
         return answer
 
@@ -178,6 +183,7 @@ class Lane:
             self.kafka: Kafka = stack.enter_context(real_kafka(partitions_default=_PARTITIONS, log_dir=self.folder))
             self.receiver = stack.enter_context(_Receiver())
             self._reader = stack.enter_context(Reader())
+            self._open(stack)
             self.renew()
             # Its tables are not this world's: the first life is to make them.
             elsewhere = {"clickhouse_url": f"chdb://{self.folder / 'init' / 'clickhouse'}"}
@@ -195,6 +201,9 @@ class Lane:
     ) -> None:
         self._stack.close()
 
+    def _open(self, stack: ExitStack) -> None:
+        """Start what else is needed, before the first world."""
+
     # -- worlds
 
     @property
@@ -202,16 +211,16 @@ class Lane:
         return f"sweep-{self._world}"
 
     @property
-    def directory(self) -> Path:
-        """ClickHouse's, of this world."""
-        return self.folder / self.group / "clickhouse"
+    def url(self) -> str:
+        """ClickHouse, of this world."""
+        return f"chdb://{self.folder / self.group / 'clickhouse'}"
 
     @property
     def settings(self) -> dict[str, object]:
         return {
             **SETTINGS,
             "kafka_bootstrap": self.kafka.bootstrap,
-            "clickhouse_url": f"chdb://{self.directory}",
+            "clickhouse_url": self.url,
             "territories": self.folder / "territory",
             "group": self.group,
             "webhook_url": self.receiver.url,
@@ -227,12 +236,12 @@ class Lane:
             self.kafka.create_topic(leader_topic(f"sweep-{self._world + 1}"), partitions=1)
         self._world += 1
         self.is_young = True
-        self.directory.parent.mkdir(parents=True)
+        (self.folder / self.group).mkdir(parents=True)
         self.began = Began.NEW
 
     def lose_snapshots(self) -> None:
         """Take away every snapshot; what they stood beside stays."""
-        self._reader.rows(self.directory, "TRUNCATE TABLE snapshots")
+        self._reader.rows(self.url, "TRUNCATE TABLE snapshots")
         self.began = Began.LOST
 
     def upgrade(self) -> None:
@@ -301,23 +310,22 @@ class Lane:
 
     def _lead(self, life: Life, process: subprocess.Popen[bytes], folder: Path, course: Course) -> None:
         """See a worker through its phases, until it has ended."""
-
-        def enter(phase: Phase) -> None:
-            life.marks[phase] = len(_trace(folder).steps)
-            (folder / phase).touch()
-
         caught_up = self._wait(life, process, self.is_caught_up, "it had caught up")
         if caught_up and course is not Course.CAUGHT_UP:
-            enter(Phase.QUIET)
+            self._enter(life, folder, Phase.QUIET)
             over = time.monotonic() + _QUIET_S
             self._wait(life, process, lambda: time.monotonic() > over, "the quiet was over")
         if caught_up and course is Course.WHOLE:
             self.send()
             time.sleep(self._random.random() * _LATEST_TERM_S)
         if process.poll() is None:
-            enter(Phase.END)
+            self._enter(life, folder, Phase.END)
             process.terminate()
         self._wait(life, process, lambda: False, "it had ended")
+
+    def _enter(self, life: Life, folder: Path, phase: Phase) -> None:
+        life.marks[phase] = len(_trace(folder).steps)
+        (folder / phase).touch()
 
     def _wait(self, life: Life, process: subprocess.Popen[bytes], something: Callable[[], bool], what: str) -> bool:
         """Wait for something; False when the worker ends before. One that takes too long is killed, and told."""
@@ -361,13 +369,13 @@ class Lane:
         `rebuilding`: it had no snapshot that it could use. Such a worker takes back what it is going to read again, and
         committed offsets, which are advice, stay where they are.
         """
-        durable = self._reader.durable(self.directory)
+        durable = self._reader.durable(self.url)
         ahead = [] if rebuilding else oracles.commit_faults(self._committed(), durable, self.topics.starts)
         return [*ahead, *oracles.overlap_faults(durable, self.topics.starts)]
 
     def check(self) -> list[str]:
         """What does not hold once a worker has caught up and ended."""
-        stored = self._reader.stored(self.directory, self._territory.layers)
+        stored = self._reader.stored(self.url, self._territory.layers)
         told = self.told()
         return [
             *oracles.account_faults(self.topics.ends(*RAW_TOPICS.values()), stored, self.topics.starts),
@@ -380,7 +388,7 @@ class Lane:
 
     def tables(self) -> dict[str, oracles.Rows]:
         """What this world has made of the log, in an order that any other has too."""
-        return dict(zip(_TABLES, self._reader.rows(self.directory, *_TABLES.values()), strict=True))
+        return dict(zip(_TABLES, self._reader.rows(self.url, *_TABLES.values()), strict=True))
 
 
 def _trace(folder: Path) -> Trace:

@@ -4,7 +4,7 @@ Every produced offset is exactly one of stored and rejected; the windows are the
 that is not durable; an alert transition has one id and one content, is on `city.alerts` and was delivered. What is
 asked of ClickHouse is made from the contracts here, not by the code that is tested.
 
-`stored` reads an embedded ClickHouse, which no other process may have open meanwhile, in a process that it keeps.
+`Reader` asks any ClickHouse in a process that it keeps; an embedded one no other process may have open meanwhile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -119,9 +118,9 @@ def wrong_windows(layers: Sequence[str]) -> str:
 
 
 class Reader:
-    """Asks an embedded ClickHouse in a process of its own, which opens the directory for each question only.
+    """Asks a ClickHouse (`chdb:///path`, `http://…`) in a process of its own, which connects for each question only.
 
-    A context manager. No other process may have the directory open while it is asked.
+    A context manager. No other process may have an embedded one open while it is asked.
     """
 
     def __init__(self) -> None:
@@ -141,28 +140,28 @@ class Reader:
         self._process.kill()
         self._process.wait()
 
-    def rows(self, directory: Path, *queries: str) -> list[Rows]:
+    def rows(self, url: str, *queries: str) -> list[Rows]:
         """The answer to each query. Raises RuntimeError with what ClickHouse said."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        pickle.dump((str(directory), queries), stdin)
+        pickle.dump((url, queries), stdin)
         stdin.flush()
         answer: list[Rows] | str = pickle.load(stdout)
         if isinstance(answer, str):
-            raise RuntimeError(f"{directory} cannot be read: {answer}")
+            raise RuntimeError(f"{url} cannot be read: {answer}")
         return answer
 
-    def stored(self, directory: Path, layers: Sequence[str]) -> Stored:
-        """What that directory holds; `layers` are those of the one territory there."""
-        return read_stored(lambda *queries: self.rows(directory, *queries), layers)
+    def stored(self, url: str, layers: Sequence[str]) -> Stored:
+        """What that database holds; `layers` are those of the one territory there."""
+        return read_stored(lambda *queries: self.rows(url, *queries), layers)
 
-    def durable(self, directory: Path) -> Stored:
+    def durable(self, url: str) -> Stored:
         """The same without windows and alerts: what is read after every kill, of a world without tables too."""
-        ((there,),) = self.rows(directory, _TABLES_THERE)[0]
+        ((there,),) = self.rows(url, _TABLES_THERE)[0]
         if there < len(DOMAINS) + 1:
             return Stored({}, {}, {}, (), [])
-        events, rejects = self.rows(directory, _OFFSETS.format(_EVENTS), _OFFSETS.format(_REJECTS))
+        events, rejects = self.rows(url, _OFFSETS.format(_EVENTS), _OFFSETS.format(_REJECTS))
         return Stored(_by_place(events), _by_place(rejects), {}, (), [])
 
 
@@ -344,16 +343,16 @@ def _some(found: Sequence[Any]) -> str:
 def _answer_for_ever() -> None:
     while True:
         try:
-            directory, queries = pickle.load(sys.stdin.buffer)
+            url, queries = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        pickle.dump(_answers(directory, queries), sys.stdout.buffer)
+        pickle.dump(_answers(url, queries), sys.stdout.buffer)
         sys.stdout.buffer.flush()
 
 
-def _answers(directory: str, queries: Sequence[str]) -> list[Rows] | str:
+def _answers(url: str, queries: Sequence[str]) -> list[Rows] | str:
     try:
-        with contextlib.closing(connect(f"chdb://{directory}", retry_budget_s=1.0)) as sink:
+        with contextlib.closing(connect(url, retry_budget_s=1.0)) as sink:
             return answers(sink, queries)
     except Exception as error:  # noqa: BLE001 - told to the asking process, which raises it
         return f"{type(error).__name__}: {error}"

@@ -24,6 +24,7 @@ import click
 from tests.support.excuses import Rule, excuse
 from tests.support.lane import Began, Course, Lane, Life, Phase
 from tests.support.oracles import Rows
+from tests.support.pair import PairLane
 from tests.support.steps import Site, site_of, sites, watched_files
 from tests.support.worklist import Job, Worklist
 
@@ -31,7 +32,7 @@ from tests.support.worklist import Job, Worklist
 _CHAIN: Final = 5
 _NEW_CHAIN: Final = 16
 #: What begins without a snapshot that can be used.
-_REBUILT: Final = frozenset({Began.LOST, Began.UPGRADED})
+_REBUILT: Final = (Began.LOST, Began.UPGRADED)
 #: Each violation costs its attribution; beyond these there is no more to learn.
 _ENOUGH: Final = 3
 
@@ -90,14 +91,27 @@ class Report:
 class Sweep:
     """A sweep over one code and seed, in so many lanes at a time."""
 
-    def __init__(self, folder: Path, *, seed: int, lanes: int, share: float = 0.2, only: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, seed: int, lanes: int, share: float = 0.1, only: str = "", sample: float = 1.0
+    ) -> None:
+        self._make: type[Lane] = Lane
         self._folder = folder
         self._seed = seed
         self._lanes = lanes
         self._lock = threading.Lock()
         self._log = logging.getLogger("sweep")
         found = [site for path in watched_files() for site in sites(path)]
-        self.report = Report(found, Worklist(found, seed=seed, share=share, only=only))
+        self.report = Report(found, Worklist(found, seed=seed, share=share, only=only, sample=sample))
+
+    @classmethod
+    def of_pairs(cls, folder: Path, *, seed: int, lanes: int, sample: float, only: str = "") -> Sweep:
+        """A sweep over `sample` of the steps that a worker takes while another one joins and leaves."""
+        sweep = cls(folder, seed=seed, lanes=lanes, only=only)
+        sweep._make = PairLane
+        sweep.report.work = Worklist(
+            list(sweep.report.sites), seed=seed, share=0.0, only=only, phase=Phase.QUIET, sample=sample
+        )
+        return sweep
 
     def run(self) -> Report:
         """Do all of it. Raises what a lane raises; then it is no statement about the code."""
@@ -112,7 +126,7 @@ class Sweep:
     def _work(self, number: int) -> None:
         work = self.report.work
         try:
-            with Lane(self._folder / f"lane-{number}", self._seed * 100 + number) as lane:
+            with self._make(self._folder / f"lane-{number}", self._seed * 100 + number) as lane:
                 if number == 0:
                     self._first_lives(lane)
                     work.open()
@@ -143,7 +157,7 @@ class Sweep:
         self._live(lane, Job(Began.NEW), Course.WHOLE)
         self._live(lane, Job(Began.CLEAN), Course.WHOLE)
         self._settle(lane, [])
-        for began in (Began.LOST, Began.UPGRADED):
+        for began in _REBUILT if self._make is Lane else ():
             self._prepare(lane, Job(began), [])
             self._live(lane, Job(began), Course.CAUGHT_UP)
             self._settle(lane, [Job(began)])
@@ -172,7 +186,8 @@ class Sweep:
                 self._settle(lane, chain)
                 lane.renew()
                 return []
-        elif job.tries or (chain and chain[-1].began is Began.NEW):
+        elif job.tries or (chain and (chain[-1].began is Began.NEW or job.began is Began.LOST)):
+            # Who loses the snapshots while a crash waits to be mended loses what only they knew: that is no promise.
             self._settle(lane, chain)
             chain = []
         if job.began is Began.LOST:
@@ -260,12 +275,19 @@ def differences(one: Mapping[str, Rows], other: Mapping[str, Rows]) -> Iterator[
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--seed", default=1)
 @click.option("--lanes", default=3)
-@click.option("--share", default=0.2, help="Of the steps that can be killed at again, the share that is.")
+@click.option("--share", default=0.1, help="Of the steps that can be killed at again, the share that is.")
+@click.option(
+    "--pairs", type=float, help="Instead: this share of the steps taken while another worker joins and leaves."
+)
 @click.option("--only", default="", help="Only steps whose name holds this text.")
-def main(folder: Path, seed: int, lanes: int, share: float, only: str) -> None:
+def main(folder: Path, seed: int, lanes: int, share: float, pairs: float | None, only: str) -> None:
     """Sweep by hand, into an empty FOLDER."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(message)s")
-    report = Sweep(folder, seed=seed, lanes=lanes, share=share, only=only).run()
+    if pairs is None:
+        sweep = Sweep(folder, seed=seed, lanes=lanes, share=share, only=only)
+    else:
+        sweep = Sweep.of_pairs(folder, seed=seed, lanes=lanes, sample=pairs, only=only)
+    report = sweep.run()
     for line in report.lines():
         click.echo(line)
     raise SystemExit(1 if report.faults else 0)

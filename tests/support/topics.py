@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
@@ -60,6 +60,12 @@ class Topics:
         (answer,) = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
         found = answer.result(timeout=_PATIENCE_S).topic_partitions
         return {(str(p.topic), int(p.partition)): int(p.offset) for p in found if p.offset > 0 and p.topic in topics}
+
+    def members(self, group: str) -> int:
+        """How many members a group has; 0 while they sort out who gets what."""
+        (answer,) = self._admin.describe_consumer_groups([group]).values()
+        found = answer.result(timeout=_PATIENCE_S)
+        return len(found.members) if found.state == ConsumerGroupState.STABLE else 0
 
     def transitions(self) -> list[dict[str, Any]]:
         """Everything on the alert topic, as values of the Alert contract."""

@@ -51,10 +51,20 @@ class Worklist:
 
     Besides, effects that change something get one in their midst; steps around which an error is expected get a life
     in which they raise it; and `share` of the steps that are reached again and again, or while a worker drains, get
-    another kill there. `only` takes none but the steps whose name holds that text.
+    another kill there. `only` takes none but the steps whose name holds that text. With `phase`, `sample` of the steps
+    that are reached in that phase of a life are killed at there, and nothing else is done.
     """
 
-    def __init__(self, sites: list[Site], *, seed: int, share: float, only: str = "") -> None:
+    def __init__(
+        self,
+        sites: list[Site],
+        *,
+        seed: int,
+        share: float,
+        only: str = "",
+        phase: Phase | None = None,
+        sample: float = 1.0,
+    ) -> None:
         self.reached: set[str] = set()
         self.imported: set[str] = set()
         self.done: Counter[str] = Counter()
@@ -63,6 +73,8 @@ class Worklist:
         self._seed = seed
         self._share = share
         self._only = only
+        self._phase = phase
+        self._sample = sample
         self._known: set[tuple[str, str]] = set()
         self._waiting: dict[str, Job] = {}
         self._new: list[Job] = []
@@ -104,7 +116,13 @@ class Worklist:
     def _plan(self, step: str, hits: int, job: Job) -> None:
         rng = random.Random(f"{self._seed}|{step}|{job.phase}")
         assert job.kill is not None
+        if self._phase is not None:
+            if job.phase is self._phase and self._is_unknown(step, "first") and rng.random() < self._sample:
+                self._push(job, rng)
+            return
         if self._is_unknown(step, "first"):
+            if rng.random() >= self._sample:
+                return
             self._push(job, rng)
             if _is_writing(step):
                 kill = replace(job.kill, delay_ms=round(rng.uniform(0.3, _LATEST_MS), 2))

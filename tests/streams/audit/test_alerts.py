@@ -9,16 +9,18 @@ import polars as pl
 import pytest
 
 from schemas.codec import decode
-from schemas.contracts import ALERT_TOPIC, contract
+from schemas.contracts import ALERT_TOPIC, RAW_TOPICS, contract
 from schemas.framing import single_object_prefix
 from schemas.writers import own_writer
 from sinks import audited_alerts
 from streams.audit import alerts
 from streams.audit.differences import Findings
 from streams.audit.told import OnTopic, stored_and_told, told_and_stored
-from tests.streams.audit.looking import IDLE_MS, add, change, delete, kinds, look
+from tests.streams import worlds
+from tests.streams.audit.looking import IDLE_MS, add, change, count, delete, kinds, look
 from tests.streams.lives import Plan, live
 from tests.streams.worlds import World
+from tests.support.batches import DAY, HOUR, MINUTE
 from tests.support.city import city
 
 _DEFECT = "alertname = 'lamp_defective'"
@@ -106,14 +108,28 @@ def test_alerts_of_another_territory_version_are_not_made_again(world: World) ->
 
 
 def test_alerts_that_time_made_are_made_again(unlived: World) -> None:
-    """Where nothing came, time has passed: those instants are stored, and the same silence follows from them."""
-    for idle_ms in (IDLE_MS, IDLE_MS + 3 * 3_600_000, IDLE_MS + 40 * 86_400_000):
-        live(unlived, Plan(cut=5, until=16 if idle_ms == IDLE_MS else None, idle_ms=idle_ms))
+    """Where nothing came, time has passed, and what came later came behind it: those instants are stored, and the
+    same silence follows from them."""
+    live(unlived, Plan(cut=5, until=16, idle_ms=IDLE_MS + 3 * HOUR))
+    live(unlived, Plan(cut=5, idle_ms=IDLE_MS + 40 * DAY))
     found = look(unlived)
     assert found.differences == []
     assert found.recomputed == found.transitions
     silent = unlived.sink.rows("SELECT count() FROM alert_transitions WHERE alertname = 'silent'")[0][0]
     assert silent >= 2
+
+
+def test_alerts_go_on_when_a_topic_is_created_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offsets begin again and fingerprints do not: numbers go on, and what lasted is still raised."""
+    before = count(world, "alert_transitions")
+    world.epochs = dict.fromkeys(RAW_TOPICS.values(), "T2")
+    monkeypatch.setattr(worlds, "_START_MS", worlds._START_MS + 30 * MINUTE)
+    world.log = worlds.log()
+    live(world, Plan(cut=5, idle_ms=IDLE_MS))
+    found = look(world)
+    assert found.differences == []
+    assert found.transitions == found.recomputed > before
+    assert found.totals["records"] == 2 * sum(map(len, world.log.values()))
 
 
 # --- what is on the topic

@@ -55,6 +55,13 @@ _Damage = Callable[[World], None]
             id="an event is gone",
         ),
         pytest.param(
+            lambda w: delete(w, "events_lighting", "offset = 8"),
+            {"missing_unseen", *_WINDOWS},
+            "city.raw.lighting/1",
+            "offsets 8",
+            id="the last event is gone",
+        ),
+        pytest.param(
             lambda w: delete(w, "rejects", "topic = 'city.raw.lighting'"),
             {"missing_unseen"},
             "city.raw.lighting/1",
@@ -131,6 +138,17 @@ def test_what_is_beyond_the_snapshot_is_no_difference_while_somebody_may_be_at_i
     assert "beyond_snapshot" in kinds(look(unlived))
     live(unlived, Plan(idle_ms=IDLE_MS))
     assert look(unlived).differences == []
+
+
+def test_without_a_snapshot_nothing_is_judged_while_somebody_may_be_at_it(world: World) -> None:
+    """A worker that has just begun has none, and stores one table after the other. Once it has stopped, all counts."""
+    delete(world, "snapshots", "1")
+    delete(world, "rejects", "topic = 'city.raw.lighting'")
+    delete(world, "window_rows", "chunk = 8")
+    found = look(world, strict_end=False)
+    assert found.differences == []
+    assert any("there is no snapshot" in note for note in found.findings.notes)
+    assert kinds(look(world)) == {"missing_unseen", *_WINDOWS}
 
 
 def test_a_time_range_looks_at_the_records_received_in_it(world: World) -> None:
