@@ -7,16 +7,8 @@ class WorkerStopped(RuntimeError):
     """The worker has ended with nothing more acknowledged; the message says why and what to do."""
 
 
-class RecoveryError(WorkerStopped):
-    """A partition cannot be taken up as it is."""
-
-
 class NotDrainedError(WorkerStopped):
     """What was begun could not be stored in time: nothing is lost, and some work is done again."""
-
-
-class PoisonError(WorkerStopped):
-    """So many records of a partition are refused that it cannot be its senders' everyday mistakes."""
 
 
 class KafkaError(WorkerStopped):

@@ -12,6 +12,7 @@ from schemas.framing import prefixes
 from schemas.records import Batch
 from schemas.registry import RegistryAwayError, Writers
 from streams.clock import monotonic_s, sleep_s
+from streams.failures import WorkerStopped
 from streams.log import logger
 from streams.settings import Settings
 
@@ -20,7 +21,7 @@ class AccountingError(RuntimeError):
     """A batch whose records did not end as exactly one event or one reject each: a bug of ours, never data's fault."""
 
 
-class PoisonError(RuntimeError):
+class PoisonError(WorkerStopped):
     """So many records of a partition are refused that it cannot be its senders' everyday mistakes."""
 
     def __init__(self, topic: str, partition: int, breach: Breach) -> None:

@@ -29,6 +29,7 @@ from sinks.stored import StoredSnapshot, Tail
 from streams import broker
 from streams.broker import BrokerError
 from streams.clock import instant, utc_now
+from streams.failures import WorkerStopped
 from streams.ledger import Place
 from streams.log import logger
 from streams.repair import expected, whole_chunk
@@ -43,7 +44,7 @@ _FLUSHES: Final = 10
 _NOTHING: Final = pl.DataFrame()
 
 
-class RecoveryError(RuntimeError):
+class RecoveryError(WorkerStopped):
     """A partition cannot be taken up as it is; the message says what to do."""
 
 

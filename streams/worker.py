@@ -25,6 +25,7 @@ from sinks.rows import ZoneMaps
 from streams import app as faust_app
 from streams.clock import Clock, monotonic_s
 from streams.custody import Custody
+from streams.failures import NotDrainedError
 from streams.flush import Effects
 from streams.flusher import Flusher
 from streams.intake import Intake, PoisonError, limits, unseen
@@ -46,10 +47,6 @@ _UNFLUSHED: Final = 4
 _ARRIVED: Final = 16
 #: Alerts do not wait for the flush interval, but a storm of them is still written in blocks.
 _URGENT_S: Final = 0.05
-
-
-class NotDrainedError(RuntimeError):
-    """The worker has stopped without storing what it had begun: nothing is lost, and some work is done again."""
 
 
 class Worker:

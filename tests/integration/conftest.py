@@ -14,6 +14,7 @@ from streams.territory.files import versioned, write
 from streams.territory.synth import synthesize
 from tests.support.city import city
 from tests.support.kafka import Kafka, kafka_available, real_kafka
+from tests.support.load import territory as load_territory
 
 
 @contextmanager
@@ -60,4 +61,12 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the small city of the tests (`tests.support.city`)."""
     folder = tmp_path_factory.mktemp("territory") / "small"
     write(versioned(city()), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def load_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the small city with the rules that `tests.support.load` is made for."""
+    folder = tmp_path_factory.mktemp("territory") / "load"
+    write(versioned(load_territory()), folder)
     return folder

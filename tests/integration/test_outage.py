@@ -17,12 +17,11 @@ import pytest
 from schemas.contracts import DOMAINS, RAW_TOPICS, contract_of
 from schemas.framing import encode
 from streams.simulation.records import Record
-from streams.territory.files import versioned, write
 from tests.support.batches import event
 from tests.support.city import CITY
 from tests.support.gateway import Gateway, gateway
 from tests.support.kafka import Kafka
-from tests.support.load import Load, territory
+from tests.support.load import Load
 from tests.support.pipeline import Command, send
 from tests.support.proxy import FaultProxy
 from tests.support.world import World, said, stopped, wait_for, world
@@ -61,24 +60,22 @@ _PRODUCED_BYTES: Final = 1_048_576
 
 
 @pytest.fixture
-def clickhouse(tmp_path: Path) -> Iterator[Gateway]:
+def server(tmp_path: Path) -> Iterator[Gateway]:
     with gateway(tmp_path / "gateway") as running:
         yield running
 
 
 @pytest.fixture
-def proxy(clickhouse: Gateway) -> Iterator[FaultProxy]:
-    with FaultProxy(clickhouse.url.removeprefix("http://")) as between:
+def proxy(server: Gateway) -> Iterator[FaultProxy]:
+    with FaultProxy(server.url.removeprefix("http://")) as between:
         yield between
 
 
 @pytest.fixture
-def made(kafka: Kafka, clickhouse: Gateway, proxy: FaultProxy, tmp_path: Path) -> Iterator[World]:
+def made(kafka: Kafka, server: Gateway, proxy: FaultProxy, load_folder: Path, tmp_path: Path) -> Iterator[World]:
     """A world whose workers reach ClickHouse through the proxy; the test itself needs none."""
-    folder = tmp_path / "territory"
-    write(versioned(territory()), folder)
     through = {"clickhouse_url": f"http://{proxy.address}/outage"}
-    with world("outage", kafka.bootstrap, clickhouse.url, folder, tmp_path, {**_QUIET, **through}) as one:
+    with world("outage", kafka.bootstrap, server.url, load_folder, tmp_path, {**_QUIET, **through}) as one:
         yield one
 
 
@@ -163,7 +160,7 @@ def settled(value: Callable[[], int]) -> int:
     return last
 
 
-def test_clickhouse_ill(made: World, kafka: Kafka, proxy: FaultProxy, clickhouse: Gateway) -> None:
+def test_clickhouse_ill(made: World, kafka: Kafka, proxy: FaultProxy, server: Gateway) -> None:
     """Silence on open connections, answers that break off, a server that is killed: one worker outlasts all of them,
     and stores every record once."""
     load = Load(41)
@@ -185,9 +182,9 @@ def test_clickhouse_ill(made: World, kafka: Kafka, proxy: FaultProxy, clickhouse
             flow(1)
             worker.wait_for(partial(_has_reset, proxy, broken), "an answer broke off")
         made.wait_until_caught_up(worker)
-        clickhouse.kill()
+        server.kill()
         flow(2)
-        clickhouse.start()
+        server.start()
         made.wait_until_caught_up(worker)
         stopped(worker)
     assert sum(made.ends().values()) == load.produced

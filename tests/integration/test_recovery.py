@@ -49,10 +49,8 @@ _SETTINGS: Final = {
 _SUCCEEDED: Final[Mapping[str, Any]] = {"instance_id": "worker"}
 _TABLES: Final = (*(f"events_{domain}" for domain in DOMAINS), "rejects")
 _POSITIONS: Final = " UNION ALL ".join(
-    f"SELECT topic, epoch, partition, offset FROM {table} FINAL"
-    for table in (*(f"events_{d}" for d in DOMAINS), "rejects")
+    f"SELECT topic, epoch, partition, offset FROM {table} FINAL" for table in _TABLES
 )
-
 _VERSIONS: Final = " UNION ALL ".join(
     f"SELECT topic, partition, territory_version, offset FROM events_{domain} FINAL" for domain in DOMAINS
 )
@@ -77,13 +75,6 @@ def records(draws: int, seed: int = 31) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def territory_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("territory") / "small"
-    write(versioned(territory()), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with gateway(tmp_path_factory.mktemp("gateway")) as running:
         yield running
@@ -91,15 +82,15 @@ def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway
 
 @pytest.fixture(scope="module")
 def setting(
-    module_kafka: Kafka, shared_gateway: Gateway, territory_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    module_kafka: Kafka, shared_gateway: Gateway, load_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Setting]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    where = module_kafka.bootstrap, shared_gateway.url, territory_folder, folder
+    where = module_kafka.bootstrap, shared_gateway.url, load_folder, folder
     with world("undisturbed", *where, {**_SETTINGS, "batch_records": 5_000}) as made:
         sent = send(records(_DRAWS), module_kafka.bootstrap)
         made.work_off()
         assert made.faults() == []
-        yield Setting(module_kafka, shared_gateway, territory_folder, folder, sent, made.answer())
+        yield Setting(module_kafka, shared_gateway, load_folder, folder, sent, made.answer())
 
 
 @pytest.fixture
@@ -150,6 +141,7 @@ def test_committed_offsets_are_advice(where: str, disturbed: World, setting: Set
     done = disturbed.work_off()
     resumed = {(line["topic"], line["partition"]): line["next_offset"] for line in said(done, "resumed")}
     assert resumed == reached
+    assert all(line["tail"] == 0 for line in said(done, "resumed")), "what was handed over is not read again"
     assert_as_if_nothing_had_happened(disturbed, setting)
 
 
@@ -273,7 +265,7 @@ def test_what_a_killed_worker_had_begun_comes_late(disturbed: World, setting: Se
 
 @pytest.mark.parametrize("running", [False, True])
 def test_topics_created_anew(
-    running: bool, kafka: Kafka, shared_gateway: Gateway, territory_folder: Path, tmp_path: Path
+    running: bool, kafka: Kafka, shared_gateway: Gateway, load_folder: Path, tmp_path: Path
 ) -> None:
     """Offsets begin again and are told apart from the old ones: all of both logs is there, once; under a running worker
     too. The new topics are longer than the old ones, or shorter."""
@@ -281,7 +273,7 @@ def test_topics_created_anew(
     first, second = records(10), records(20, seed=32)
     second = [one for number, one in enumerate(second) if number < len(second) // 4 or one.topic not in shorter]
     group = f"anew_{'running' if running else 'stopped'}"
-    with world(group, kafka.bootstrap, shared_gateway.url, territory_folder, tmp_path, _SETTINGS) as made:
+    with world(group, kafka.bootstrap, shared_gateway.url, load_folder, tmp_path, _SETTINGS) as made:
         old = broker.topic_ids(made.parsed())
         send(first, kafka.bootstrap)
         with made.worker() as worker:

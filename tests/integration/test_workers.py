@@ -17,11 +17,10 @@ from confluent_kafka.admin import AdminClient
 
 from schemas.contracts import RAW_TOPICS
 from streams.simulation.records import Record
-from streams.territory.files import versioned, write
 from tests.support.city import CITY
 from tests.support.gateway import Gateway, gateway
 from tests.support.kafka import Kafka
-from tests.support.load import Load, territory
+from tests.support.load import Load
 from tests.support.pipeline import Command, dead_letters, failed, send
 from tests.support.world import World, said, stopped, wait_for, world
 
@@ -48,15 +47,8 @@ _TERMS: Final = (
 _HOLDERS: Final = "SELECT DISTINCT argMax(owner, term) FROM owners WHERE topic != '' GROUP BY topic, partition"
 
 
-@pytest.fixture(scope="module")
-def territory_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("territory") / "small"
-    write(versioned(territory()), folder)
-    return folder
-
-
 @pytest.fixture
-def clickhouse(tmp_path: Path) -> Iterator[Gateway]:
+def server(tmp_path: Path) -> Iterator[Gateway]:
     with gateway(tmp_path / "gateway") as running:
         yield running
 
@@ -122,9 +114,9 @@ class Group:
 
 
 @pytest.fixture
-def group(kafka: Kafka, clickhouse: Gateway, territory_folder: Path, tmp_path: Path) -> Iterator[Group]:
+def group(kafka: Kafka, server: Gateway, load_folder: Path, tmp_path: Path) -> Iterator[Group]:
     with ExitStack() as stack:
-        where = kafka.bootstrap, clickhouse.url, territory_folder, tmp_path
+        where = kafka.bootstrap, server.url, load_folder, tmp_path
         made = stack.enter_context(world("workers", *where, {**_SETTINGS, "partitions": 2}))
         yield Group(made, kafka, stack)
 
@@ -162,15 +154,15 @@ def holder(group: Group) -> str:
     return taken[max(taken)]
 
 
-def assert_as_one_alone(group: Group, territory_folder: Path, clickhouse: Gateway, tmp_path: Path) -> None:
+def assert_as_one_alone(group: Group, load_folder: Path, server: Gateway, tmp_path: Path) -> None:
     """One worker that nobody disturbs makes the same of the log."""
-    where = group.made.bootstrap, clickhouse.url, territory_folder, tmp_path
+    where = group.made.bootstrap, server.url, load_folder, tmp_path
     with world("alone", *where, {**_SETTINGS, "partitions": 2, "batch_records": 5_000}) as alone:
         alone.work_off()
         assert group.made.answer().differences(alone.answer())[:20] == []
 
 
-def test_they_come_and_go(group: Group, territory_folder: Path, clickhouse: Gateway, tmp_path: Path) -> None:
+def test_they_come_and_go(group: Group, load_folder: Path, server: Gateway, tmp_path: Path) -> None:
     """Three workers, of which two have something to do: whoever is killed, stopped or joins meanwhile, somebody goes
     on, and the answer is that of one worker alone."""
     group.begin("a", "b", "c")
@@ -192,10 +184,10 @@ def test_they_come_and_go(group: Group, territory_folder: Path, clickhouse: Gate
         stopped(group.workers["d"])
         group.wait_for_members(3)
     group.end()
-    assert_as_one_alone(group, territory_folder, clickhouse, tmp_path)
+    assert_as_one_alone(group, load_folder, server, tmp_path)
 
 
-def test_a_stale_owner_loses(group: Group, territory_folder: Path, clickhouse: Gateway, tmp_path: Path) -> None:
+def test_a_stale_owner_loses(group: Group, load_folder: Path, server: Gateway, tmp_path: Path) -> None:
     """A worker that stands still for longer than its session has lost its partitions; when it moves again, what it had
     begun changes nothing, and it goes on as a member of the group."""
     group.begin("a", "b")
@@ -210,7 +202,7 @@ def test_a_stale_owner_loses(group: Group, territory_folder: Path, clickhouse: G
     group.wait_for_holders(2)
     group.wait_for_progress()
     group.end()
-    assert_as_one_alone(group, territory_folder, clickhouse, tmp_path)
+    assert_as_one_alone(group, load_folder, server, tmp_path)
 
 
 def test_a_name_kept_over_a_restart(group: Group) -> None:
@@ -257,20 +249,20 @@ def test_too_many_are_refused(group: Group, kafka: Kafka) -> None:
     assert len(dead_letters(kafka.bootstrap)) == sum(len(one) for one in group.made.stored().rejects.values())
 
 
-def test_a_worker_that_is_stuck_ends(group: Group, clickhouse: Gateway, kafka: Kafka) -> None:
+def test_a_worker_that_is_stuck_ends(group: Group, server: Gateway, kafka: Kafka) -> None:
     """Records wait and nothing moves, because ClickHouse takes a statement and never answers, for longer than the
     watchdog allows: the worker says so and ends, and its successor has everything."""
     with group.made.worker(clickhouse_timeout_s=100, watchdog_s=4, drain_timeout_s=2) as worker:
         send(group.load.draw(int(time.time() * 1_000)), kafka.bootstrap)
         group.made.wait_until_caught_up(worker)
-        with standing_still(clickhouse):
+        with standing_still(server):
             send(group.load.draw(int(time.time() * 1_000)), kafka.bootstrap)
             failed(worker.wait(40), "VIGIE_WATCHDOG_S", "the worker is stuck")
     group.begin("a")
     group.end()
 
 
-def test_stopped_while_clickhouse_hangs(group: Group, clickhouse: Gateway, kafka: Kafka) -> None:
+def test_stopped_while_clickhouse_hangs(group: Group, server: Gateway, kafka: Kafka) -> None:
     """Asked to stop while nothing can be stored, a worker ends within its deadline and says what that means; asked a
     second time, at once. Nothing is lost by either."""
     changes = {"clickhouse_timeout_s": 100, "drain_timeout_s": 3}
@@ -278,7 +270,7 @@ def test_stopped_while_clickhouse_hangs(group: Group, clickhouse: Gateway, kafka
     group.wait_for_holders(2)
     group.flow()
     group.wait_for_progress()
-    with standing_still(clickhouse):
+    with standing_still(server):
         time.sleep(1.5)
         asked_s = time.monotonic()
         group.workers["a"].interrupt(signal.SIGTERM)
@@ -293,11 +285,11 @@ def test_stopped_while_clickhouse_hangs(group: Group, clickhouse: Gateway, kafka
 
 
 @contextmanager
-def standing_still(clickhouse: Gateway) -> Iterator[None]:
+def standing_still(server: Gateway) -> Iterator[None]:
     """ClickHouse takes connections and answers nothing."""
-    assert clickhouse.pid is not None
-    os.kill(clickhouse.pid, signal.SIGSTOP)
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(clickhouse.pid, signal.SIGCONT)
+        os.kill(server.pid, signal.SIGCONT)

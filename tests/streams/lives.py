@@ -278,6 +278,7 @@ def offer(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(broker, "end_offsets", lambda settings: world.bounds())
     monkeypatch.setattr(broker, "committed_offset", lambda settings, place: world.committed.get(place))
     monkeypatch.setattr(broker, "first_offset_from", lambda settings, place, offset: world.next_record(place, offset))
+    monkeypatch.setattr(broker, "committed_offset", lambda settings, place: world.committed.get(place))
     monkeypatch.setattr(recovery, "_AT_ONCE", 1)
     publish_territories({territory.jurisdiction_id: territory for territory in world.territories}, world.sink)
     return world

@@ -91,7 +91,7 @@ def test_a_crash_while_clickhouse_refuses_a_row_changes_nothing(
         (reason,) = clickhouse.rows("SELECT stage, reason FROM rejects FINAL WHERE offset = 7")
         assert reason == ("sink", "sink")
         expected = calm.answer()
-        letters: Any = expected["letters"]
+        letters = expected["letters"]
         assert [headers["vigie_reason"] for _, *pairs in letters if (headers := dict(pairs))].count(b"sink") == 1
         wrong = {}
         for number, effect in enumerate(effects, start=1):
@@ -138,7 +138,7 @@ def test_time_that_passed_passes_again(clickhouse: Sink, monkeypatch: pytest.Mon
     for number, effect in enumerate(effects, start=1):
         crashed, _ = halting(f"crashed-{number}", number)
         assert crashed.faults() == [], (number, effect)
-        answer: Any = crashed.answer()
+        answer = crashed.answer()
         said: dict[tuple[str, int], str] = {}
         for transition_id, fingerprint, sequence, *rest in answer["transitions"]:
             assert said.setdefault((fingerprint, sequence), transition_id) == transition_id, (number, effect, rest)

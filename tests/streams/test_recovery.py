@@ -45,7 +45,7 @@ def twin(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     return offer(replace(world, epochs=epochs, produced=[], committed={}), monkeypatch)
 
 
-def calm(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+def calm(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the log becomes when nothing happens."""
     other = twin(world, monkeypatch)
     live(other, _HALF)
@@ -283,11 +283,11 @@ _RUINS: Final[dict[str, Callable[[World], None]]] = {
 
 
 @pytest.mark.parametrize("ruin", _RUINS.values(), ids=_RUINS)
-def test_without_a_snapshot_the_last_chunk_is_read_again(
+def test_without_a_snapshot_it_is_read_again_from_the_chunk_that_was_committed_last(
     world: World, monkeypatch: pytest.MonkeyPatch, ruin: Callable[[World], None]
 ) -> None:
-    """What was stored of it is taken back; rows, rejects and windows are those there would have been; what was told is
-    not told in other words."""
+    """Of what came later nobody knows whether it was told. Rows, rejects and windows are those there would have been;
+    what was told is not told in other words."""
     expected = calm(world, monkeypatch)
     half(world)
     ruin(world)
@@ -295,7 +295,7 @@ def test_without_a_snapshot_the_last_chunk_is_read_again(
     async def whole() -> None:
         with life(world) as one:
             await one.join()
-            assert one.entry(SENSOR).next_offset == 16, "the first offset of the last chunk that has events"
+            assert one.entry(SENSOR).next_offset == 8, "the first offset of the chunk that is committed last"
             assert one.entry(LAMPS).next_offset == 9
             await one.work(_REST)
 
@@ -304,7 +304,9 @@ def test_without_a_snapshot_the_last_chunk_is_read_again(
     found = world.answer()
     for name in ("sensor", "lighting", "rejects", "windows", "letters", "durable", "committed"):
         assert found[name] == expected[name], name
-    assert one_voice(found) == one_voice(expected)
+    assert one_voice(found).items() >= one_voice(expected).items()
+    # Detectors learn again: the first that they hear of a bin is a reading that comes forty days late.
+    assert {row[3] for row in found["transitions"]} - {row[3] for row in expected["transitions"]} <= {"silent"}
 
 
 def one_voice(answer: dict[str, Any]) -> dict[tuple[str, int], str]:

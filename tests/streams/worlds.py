@@ -91,7 +91,7 @@ class World:
                 numbers = expected["count"].sum(), counted["count"].sum()
                 yield f"{place} chunk {chunk}: windows of {numbers[0]} are stored as {numbers[1]}"
 
-    def answer(self) -> dict[str, object]:
+    def answer(self) -> dict[str, Any]:
         """Everything that readers and receivers could see of these topics, in forms that compare, without who did it
         and when. Of the windows each chunk by itself, which is more than readers see."""
         here = f"WHERE epoch IN {tuple(sorted(set(self.epochs.values())))}"

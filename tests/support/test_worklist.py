@@ -114,6 +114,29 @@ def test_a_kill_that_is_passed_by_comes_again_and_is_told_at_last() -> None:
     assert [job.kill.step for job in work.missed if job.kill] == [before(site("seldom()"))]
 
 
+def test_one_phase_alone() -> None:
+    """A sweep of one phase kills at what is reached in it, elsewhere reached or not, and does nothing besides."""
+    both, ending = before(_INSERT, "insert_arrow x"), before(site("b()", catches=("OSError",)))
+    work = Worklist([_INSERT, site("b()", catches=("OSError",))], seed=1, share=1.0, phase=Phase.END)
+    work.note(life(Began.CLEAN, [both] * 9, [both, ending]))
+    work.open()
+    assert {(job.kill.step, job.phase) for job in taken(work) if job.kill} == {(both, Phase.END), (ending, Phase.END)}
+    assert work.reached == {both, ending}
+
+
+def test_a_part_is_drawn_by_the_seed() -> None:
+    """A sample is a part of the steps, the same for the same seed, and another for another."""
+    steps = [before(site(f"s{number}()")) for number in range(200)]
+    drawn = []
+    for seed in (1, 1, 2):
+        work = Worklist([], seed=seed, share=0.0, sample=0.2)
+        work.note(life(Began.CLEAN, steps))
+        work.open()
+        drawn.append({job.kill.step for job in taken(work) if job.kill})
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(20 < len(part) < 60 for part in drawn)
+
+
 def test_a_stop_ends_every_lane() -> None:
     """After enough violations nothing more is handed out."""
     work = worklist()
