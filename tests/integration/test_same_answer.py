@@ -195,7 +195,7 @@ class Runs:
     def end(self, until_ms: int) -> None:
         """Wait until every world has read everything and time has come to `until_ms`; stop and question each."""
         for name, (made, workers) in self._running.items():
-            workers[0].wait_for(made.is_caught_up, f"{name}: caught up")
+            made.wait_until_caught_up(workers[0])
             wait_for(partial(has_passed, made, until_ms), f"{name}: time had passed")
             stopped(*workers)
             assert made.faults() == [], name

@@ -60,6 +60,7 @@ class Group:
         self.made = made
         self.workers: dict[str, Command] = {}
         self.load = Load(51)
+        self.sent = 0
         self._kafka = kafka
         self._stack = stack
         self._over = threading.Event()
@@ -88,16 +89,16 @@ class Group:
 
     def _flow(self) -> None:
         while not self._over.wait(0.25):
-            send(self.load.draw(int(time.time() * 1_000)), self._kafka.bootstrap)
+            self.sent += send(self.load.draw(int(time.time() * 1_000)), self._kafka.bootstrap)
 
     def wait_for_progress(self) -> None:
         """Wait until records that come from now on are in snapshots, with all that came before them."""
-        before = sum(self.made.ends().values())
-        wait_for(lambda: sum(self.made.ends().values()) > before, "more came")
-        ends = self.made.ends()
+        before = self.sent
+        wait_for(lambda: self.sent > before, "more came")
+        ends, epochs = self.made.ends(), self.made.epochs()
 
         def has_come() -> bool:
-            reached = self.made.reached()
+            reached = self.made.reached(epochs)
             return all(reached.get(place, 0) >= end for place, end in ends.items())
 
         wait_for(has_come, "it went on")
@@ -107,8 +108,9 @@ class Group:
         self._over.set()
         if self._flowing is not None:
             self._flowing.join()
-        wait_for(self.made.is_caught_up, "everything was worked off")
-        stopped(*(worker for worker in self.workers.values() if worker.process.poll() is None))
+        running = [worker for worker in self.workers.values() if worker.process.poll() is None]
+        self.made.wait_until_caught_up(running[0])
+        stopped(*running)
         assert sum(self.made.ends().values()) == self.load.produced
         assert self.made.faults() == []
 

@@ -352,6 +352,14 @@ def test_an_end_without_a_value_does_not_show_an_older_one(clickhouse: Sink) -> 
     assert alerts(clickhouse) == [("resolved", True, "step 2", False, None)]
 
 
+def test_an_alert_that_is_made_again_is_of_the_topic_that_made_it_last(clickhouse: Sink) -> None:
+    """The topic was created anew, or another owner reads it again: the block is another one, and the row replaced."""
+    step = transition(1, "firing", RECEIVED_MS)
+    for epoch in ("T1", "T2"):
+        store_alerts([(Origin("city.raw.sensor", 0, epoch, 1), 7, step)], clickhouse)
+    assert clickhouse.rows("SELECT epoch, count() FROM alert_transitions FINAL GROUP BY epoch") == [("T2", 1)]
+
+
 def test_lives_of_one_alert_are_apart(clickhouse: Sink) -> None:
     """The same bin full again next week is another row; one that only was pending never fired."""
     later = RECEIVED_MS + 7 * DAY

@@ -174,7 +174,7 @@ class Life:
         # A delete on a busy machine takes longer than the tests of the sink would wait.
         sink = replace(world.sink, client=_Client(world.sink.client, self.steps), retry_budget_s=60.0)
         territories = {territory.jurisdiction_id: territory for territory in world.territories}
-        self.worker = Worker(load(**_SETTINGS, **world.settings), territories, sink, WallClock())
+        self.worker = Worker(load(**{**_SETTINGS, **world.settings}), territories, sink, WallClock())
         self.kafka: Any = Kafka(world, self.steps)
         self.worker.app = self.custody.app = self.worker.confirmed._app = self.kafka
 

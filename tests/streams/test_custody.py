@@ -133,6 +133,33 @@ def test_a_drain_ends_at_its_deadline(world: World) -> None:
     assert world.committed == {}
 
 
+def test_a_drain_that_waits_for_another_flush_ends_at_its_deadline(world: World) -> None:
+    """What was processed since that flush was cut is in nobody's hands: it is dropped too, and read again."""
+
+    async def story(one: Life) -> None:
+        await one.join()
+        await one.read(SENSOR, 12)
+        reached = asyncio.Event()
+
+        async def never(*_: Any, **__: Any) -> None:
+            reached.set()
+            await asyncio.Event().wait()
+
+        one.kafka.send = never
+        flushing = asyncio.create_task(one.worker.flush())
+        await reached.wait()
+        await one.read(LAMPS, 6)
+        await asyncio.wait_for(one.custody.drain(), 5)
+        assert one.custody.is_drained is False
+        assert one.worker.ledger.get(LAMPS) is None
+        flushing.cancel()
+        await asyncio.gather(flushing, return_exceptions=True)
+        assert one.worker.ledger.get(SENSOR) is None
+
+    lived(world, story, drain_timeout_s=0.05)
+    assert world.committed == {}
+
+
 def test_a_drain_that_fails_stops_the_worker(world: World) -> None:
     """Faust would swallow the error; nothing is acknowledged, and the process ends with it."""
 

@@ -81,8 +81,8 @@ def test_who_claims_for_an_assignment_that_is_no_more_gives_way(world: World) ->
 
 
 def test_an_owner_that_is_stale_overwrites_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was stopped for a while with work in its hands. The next one has taken over and gone on; what the first writes
-    when it wakes up, too late to find out, is outranked: rows, windows, snapshot."""
+    """It was stopped for a while with work in its hands. The next one has taken over and come less far; what the first
+    writes when it wakes up, too late to find out, is outranked or, where nobody has been yet, the same."""
 
     async def whole() -> None:
         with life(world) as stale, life(world) as newer:
@@ -92,13 +92,20 @@ def test_an_owner_that_is_stale_overwrites_nothing(world: World, monkeypatch: py
             flusher = stale.worker._flusher
             cuts = [await flusher._cut(place, entry, True) for place, entry in stale.worker.ledger]
             await newer.join()
-            await newer.work(_REST)
+            await newer.work(Plan(until=14))
             before = world.answer()
+
+            async def refused(*_: Any) -> bool:
+                return False
+
+            stale.kafka.commit_offsets = refused
             monkeypatch.setattr(flush, "_lost", lambda cuts, sink: set())
             await flush.settle([cut for cut in cuts if cut], flusher._effects, stale.worker.ledger, RECEIVED_MS)
             after = world.answer()
-            for name in ("sensor", "lighting", "rejects", "windows", "durable"):
-                assert after[name] == before[name], name
+            assert after["durable"] == before["durable"]
+            assert set(after["windows"]) >= set(before["windows"]), "what is not there yet it may add"
+            monkeypatch.undo()
+            await newer.work(_REST)
 
     asyncio.run(whole())
     assert world.faults() == []

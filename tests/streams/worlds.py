@@ -157,7 +157,7 @@ def _readings() -> Batch:
         changes |= {"temperature_c": 95.0 if number < 13 else 20.0} if number in (6, 13) else {}
         changes |= {"observed_at": RECEIVED_MS - 40 * DAY + number} if number in (4, 10, 19) else {}
         # A duplicate of its own chunk, of the chunk before, of one before that which is remembered no more.
-        changes |= {"event_id": f"s{({5: 3, 15: 9, 22: 1})[number]}"} if number in (5, 15, 22) else {}
+        changes |= {"event_id": f"s{({5: 3, 14: 6, 15: 9, 22: 1})[number]}"} if number in (5, 14, 15, 22) else {}
         values += encoded("sensor", [event(**changes)])
     values[2], values[18] = b"junk", None
     return batch(values, received_ms=[RECEIVED_MS + number for number in range(len(values))])

@@ -1,4 +1,7 @@
-"""The tools of the crash sweep: steps are found, hooked without changing anything, named for good, and killed at."""
+"""The tools of the crash sweep: steps are found, hooked without changing anything, named for good, and killed at.
+
+Longer than 400 lines because every form of an await has its sample beside its test.
+"""
 
 from __future__ import annotations
 

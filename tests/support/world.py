@@ -97,8 +97,19 @@ class World:
             return stopped(worker)[0]
 
     def wait_until_caught_up(self, worker: Command, seconds: float = _PATIENCE_S) -> None:
-        """Wait until everything that is in Kafka by then is committed."""
-        worker.wait_for(self.is_caught_up, f"{self.group} had caught up", seconds)
+        """Wait until everything that is in Kafka now is in snapshots, and Kafka knows."""
+        ends, epochs = self.ends(), self.epochs()
+
+        def is_reached() -> bool:
+            reached = self.reached(epochs)
+            return all(reached.get(place, 0) >= end for place, end in ends.items())
+
+        def is_committed() -> bool:
+            committed = self.committed()
+            return all(committed.get(place, 0) >= end for place, end in ends.items())
+
+        worker.wait_for(is_reached, f"{self.group} had caught up", seconds)
+        worker.wait_for(is_committed, f"{self.group} had committed", seconds)
 
     # -- what Kafka knows ----------------------------------------------------------------------------------------------
 
@@ -110,10 +121,9 @@ class World:
     def committed(self) -> dict[Place, int]:
         return committed_offsets(self.bootstrap, self.group)
 
-    def is_caught_up(self) -> bool:
-        """Whether everything is in snapshots, and Kafka knows."""
-        committed, reached, ends = self.committed(), self.reached(), self.ends()
-        return all(min(committed.get(place, 0), reached.get(place, 0)) >= end for place, end in ends.items())
+    def epochs(self) -> dict[str, str]:
+        """The ids of the raw topics as they are now."""
+        return broker.topic_ids(self.parsed())
 
     def parsed(self) -> Settings:
         """The settings as a worker reads them."""
@@ -124,10 +134,10 @@ class World:
     def rows(self, sql: str) -> Rows:
         return self.sink.rows(sql)
 
-    def reached(self) -> dict[Place, int]:
-        """Where the newest snapshot of each partition would go on, of the topics as they are now."""
-        epochs = broker.topic_ids(self.parsed())
-        return {(topic, number): end for topic, epoch, number, end in self.rows(_REACHED) if epochs.get(topic) == epoch}
+    def reached(self, epochs: Mapping[str, str] | None = None) -> dict[Place, int]:
+        """Where the newest snapshot of each partition would go on; of the topics as they are now, or of these ids."""
+        ids = self.epochs() if epochs is None else epochs
+        return {(topic, number): end for topic, epoch, number, end in self.rows(_REACHED) if ids.get(topic) == epoch}
 
     def stored(self) -> Stored:
         return oracles.read_stored(lambda *queries: [self.rows(sql) for sql in queries], self.layers)
