@@ -281,7 +281,8 @@ def test_shuffled(runs: Runs, kafka: Kafka, capsys: pytest.CaptureFixture[str]) 
     """
     sent = log(int(time.time() * 1_000) - 180 * _SECOND)
     end_ms = sent[-1].due_ms + _BEYOND
-    settings = {"disorder_s": 60}
+    # Records that belong together must not come in one batch, where they would be put in order anyhow.
+    settings = {"disorder_s": 60, "batch_records": 10, "linger_s": 0}
     with ExitStack() as stack:
         runs.begin("in order", kafka, **settings)
         send(sent, kafka)
