@@ -192,7 +192,8 @@ def test_they_come_and_go(group: Group, load_folder: Path, server: Gateway, tmp_
 def test_a_stale_owner_loses(group: Group, load_folder: Path, server: Gateway, tmp_path: Path) -> None:
     """A worker that stands still for longer than its session has lost its partitions; when it moves again, what it had
     begun changes nothing, and it goes on as a member of the group."""
-    group.begin("a", "b")
+    # Flushes so far apart that there is always something begun.
+    group.begin("a", "b", flush_interval_s=1.5)
     group.wait_for_holders(2)
     group.flow()
     group.wait_for_progress()
