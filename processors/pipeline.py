@@ -10,7 +10,9 @@ it, one batch at a time and in offset order; nothing here reads a clock.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
@@ -59,6 +61,8 @@ class Reference:
 
     locator: Locator
     limits: Limits = field(default_factory=Limits)
+    older_schemas: tuple[str, ...] = ()
+    """Fingerprints of the schemas that can be read beside today's."""
 
     @property
     def territory_versions(self) -> str:
@@ -66,12 +70,19 @@ class Reference:
         territories = sorted(self.locator.territories.items())
         return ",".join(f"{jurisdiction}={territory.version}" for jurisdiction, territory in territories)
 
+    @cached_property
+    def settings_version(self) -> str:
+        """Changes when the same records would become other rows because of a setting. How many refusals are allowed
+        only decides whether the worker goes on."""
+        told = replace(self.limits, refusals=RefusalLimits())
+        return blake2b(repr((told, sorted(self.older_schemas))).encode(), digest_size=8).hexdigest()
+
 
 @dataclass
 class Chunk:
     """A run of consecutive offsets, named by its first: the unit of exact aggregation.
 
-    It has one code version and one set of territory versions: with others a process begins a chunk of its own.
+    It has one version of the code, the territories and the settings: with others a process begins a chunk of its own.
     """
 
     first_offset: int
@@ -97,6 +108,7 @@ class PartitionState:
     held: Held
     refusals: Refusals
     territory_versions: str
+    settings_version: str
     watermark_ms: int = 0
     passed_ms: int = 0
     seen: Seen = field(default_factory=Seen)
@@ -140,6 +152,7 @@ def new_state(topic: str, partition: int, domain: Domain, reference: Reference) 
         held=Held(domain),
         refusals=Refusals(),
         territory_versions=reference.territory_versions,
+        settings_version=reference.settings_version,
     )
 
 

@@ -92,6 +92,11 @@ class Custody:
         """Whether the group has given us partitions."""
         return bool(self._places)
 
+    @property
+    def has_lost_sight(self) -> bool:
+        """Whether nothing is known of a partition of ours: its records go nowhere until it is taken up."""
+        return any(self._ledger.get(place) is None for place in self._places)
+
     # -- what the transport asks ---------------------------------------------------------------------------------------
 
     @property
@@ -149,6 +154,10 @@ class Custody:
     def take_up_again(self, place: Place) -> None:
         """Forget what is known of a partition and go on from its snapshot."""
         self._ledger.drop(place)
+        self._wanted.set()
+
+    def look_again(self) -> None:
+        """Take up the partitions of ours of which nothing is known."""
         self._wanted.set()
 
     async def run(self) -> None:

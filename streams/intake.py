@@ -37,10 +37,10 @@ class PoisonError(WorkerStopped):
 class Intake:
     """The blocking work between a fetched batch and its outcomes."""
 
-    def __init__(self, settings: Settings, reference: Reference) -> None:
+    def __init__(self, settings: Settings, reference: Reference, writers: Writers) -> None:
         self._settings = settings
         self._reference = reference
-        self._writers = Writers(older=settings.older_schemas, registry_url=settings.schema_registry_url)
+        self._writers = writers
         self._log = logger("intake")
 
     def through_the_stages(self, batch: Batch, state: PartitionState, condemned: Container[int]) -> list[Outcome]:

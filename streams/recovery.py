@@ -141,6 +141,8 @@ class Recovery:
         chunk = thawed.chunk_first if thawed.chunk_first is not None else next_offset
         # Chunks that begin beyond the snapshot are the same ones that will begin there again.
         same = thawed.same_versions and all(c == chunk or c >= next_offset for c in found.chunks)
+        # The registry may have learnt since what it did not know.
+        same = same and not (found.has_unknown_schemas and self._settings.schema_registry_url)
         if same and not newest.is_taking_back:
             self._save(origin, thawed.state, next_offset, sink)
         else:
