@@ -32,13 +32,9 @@ _PREFIX: Final = "whsec_"
 #: Standard Webhooks asks for 192 bits at least: a shorter key can be searched for.
 _MIN_KEY_BYTES: Final = 24
 
-#: States that are told, and what Alertmanager calls them. An acknowledgement is our own affair; an alert that timed
-#: out is over for whoever was told that it fired.
-_STATUS: Final[Mapping[str, Literal["firing", "resolved"]]] = {
-    "firing": "firing",
-    "resolved": "resolved",
-    "expired": "resolved",
-}
+#: States that are told, under Alertmanager's names. An acknowledgement is our own affair, and an alert that expired was
+#: never told: it becomes so from pending alone.
+_TOLD: Final = frozenset({"firing", "resolved"})
 #: The labels, where the alert has them.
 _IDENTITY: Final = (
     "alertname", "jurisdiction_id", "domain", "asset_id", "zone_layer", "zone_code", "category", "severity",
@@ -164,11 +160,11 @@ def verify(
 
 
 def is_notified(transition: Mapping[str, Any]) -> bool:
-    """Whether entering this state is told to receivers: firing, resolved and expired are.
+    """Whether entering this state is told to receivers: firing and resolved are.
 
-    It sees one transition only: not telling *resolved* to who was never told *firing* is the caller's job.
+    An alert is resolved only after it has fired; one whose condition ended before has expired, and nobody hears of it.
     """
-    return transition["state"] in _STATUS
+    return transition["state"] in _TOLD
 
 
 def _rfc3339(instant: datetime | int) -> str:
@@ -185,10 +181,9 @@ def body(transition: Mapping[str, Any], receiver: Receiver, external_url: str) -
     Labels identify and are all text; values are annotations, as text. The group is the alert itself. The same
     transition gives the same bytes. Raises ValueError for a state that is not notified (see `is_notified`).
     """
-    state = transition["state"]
-    if state not in _STATUS:
-        raise ValueError(f"state {state!r} is not notified; ask is_notified() first")
-    status = _STATUS[state]
+    status = transition["state"]
+    if not is_notified(transition):
+        raise ValueError(f"state {status!r} is not notified; ask is_notified() first")
     labels = {name: str(transition[name]) for name in _IDENTITY if transition.get(name) is not None}
     annotations = {"summary": str(transition["summary"])}
     for name in ("value", "threshold"):

@@ -90,13 +90,13 @@ def ran(one: Notifier, batches: list[tuple[Batch, int]], answers: Callable[[int]
 
 
 def test_what_people_are_told_is_told_in_order_and_then_committed() -> None:
-    """Firing and resolved, not pending; the offset after a batch once all of it is told."""
+    """Firing and resolved, not pending and not what expired from that; the offset after a batch once it is all told."""
     with WebhookReceiver() as receiver:
         one = notifier(receiver.url)
-        first = batch(4, transition(1), transition(2, "pending"), transition(3, "resolved"))
+        first = batch(4, transition(1), transition(2, "pending"), transition(2, "expired"), transition(3, "resolved"))
         done = ran(one, [(first, 7), (batch(9, transition(4)), 7)])
         assert names(receiver) == ["bin-1", "bin-3", "bin-4"]
-    assert done == [(_TP, 7, 7), (_TP, 10, 7)]
+    assert done == [(_TP, 8, 7), (_TP, 10, 7)]
 
 
 def test_without_a_receiver_everything_is_told() -> None:
