@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     territories: Paths = Field((), description="territory folders, separated by commas")
     partitions: int = Field(4, ge=1, le=1024, description="partitions of a topic that `vigie init` creates")
     replication: int = Field(1, ge=1, le=32767, description="replicas of a topic that `vigie init` creates")
-    retention_days: float = Field(7.0, gt=0, description="how long Kafka keeps raw records")
+    retention_days: float = Field(
+        7.0, gt=0, description="how long Kafka keeps raw records, and every transition of an alert"
+    )
     webhook_url: str | None = Field(None, description="receiver of alert transitions")
     webhook_secrets: Secrets = Field((), description="signing secrets whsec_<base64>, the newest first")
     external_url: str = Field("http://localhost:6066", description="where a person reads more; stands in each webhook")
