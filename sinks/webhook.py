@@ -26,6 +26,8 @@ from typing import Any, Final, Literal, Self
 import httpx
 import tenacity
 
+from sinks.webhook_http import FAILURES, HttpClient
+
 Outcome = Literal["delivered", "refused", "disabled", "gave_up"]
 
 _PREFIX: Final = "whsec_"
@@ -47,8 +49,6 @@ _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 60.0
 #: Not above the first delay, so that each delay is at least as long as the one before, whatever the draw.
 _JITTER_S: Final = 0.5
-#: An answer's body is read only so that the connection can be used again; beyond this a new connection is cheaper.
-_DRAIN_BYTES: Final = 65_536
 #: Keeps sums with hostile `Retry-After` values finite; far beyond any budget.
 _FOREVER_S: Final = 1e9
 
@@ -61,9 +61,9 @@ class SignatureError(ValueError):
 class Receiver:
     """Where alerts go.
 
-    `secrets` are `whsec_<base64>`, at least one; during a rotation every one of them signs. `timeout_s` bounds each
-    wait for the receiver (to connect, to take the request, to answer). Raises ValueError, which names the receiver
-    and never quotes a secret, for a URL that is not http(s) or holds credentials and for an unusable secret.
+    `secrets` are `whsec_<base64>`, at least one; during a rotation every one of them signs. `timeout_s` bounds one
+    attempt as a whole, from connecting to the status (see sinks.webhook_http). Raises ValueError, which names the
+    receiver and never quotes a secret, for a URL that is not http(s) or holds credentials and for an unusable secret.
     """
 
     name: str
@@ -252,11 +252,10 @@ def _retry_after_s(value: str | None, now: float) -> float:
 class WebhookSink:
     """Delivers transitions to one receiver, from any number of threads.
 
-    `clock` gives seconds since 1970. No attempt begins when the delay before it would end more than `budget_s`
-    seconds after the delivery began; the last attempt may itself last as long as the receiver's timeouts allow.
-    A receiver that answers 410 is disabled until a new sink is made for it. `sleep` takes seconds; by default it
-    ends early when the sink is closed, and deliveries under way then give up. A `client` that is given is not
-    closed here; without one, a client is made that ignores proxy variables of the environment.
+    `clock` gives seconds since 1970, `monotonic` seconds that never go back. No attempt begins when the delay before
+    it would end more than `budget_s` seconds after the delivery began; the last attempt may itself last as long as
+    the receiver's `timeout_s`. A receiver that answers 410 is disabled until a new sink is made for it. `sleep` takes
+    seconds; by default it ends early when the sink is closed, and deliveries under way then give up.
     """
 
     def __init__(
@@ -264,8 +263,8 @@ class WebhookSink:
         receiver: Receiver,
         *,
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
         external_url: str,
-        client: httpx.Client | None = None,
         budget_s: float = 300.0,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
@@ -273,8 +272,7 @@ class WebhookSink:
         self._clock = clock
         self._external_url = external_url
         self._budget_s = budget_s
-        self._owns_client = client is None
-        self._client = httpx.Client(trust_env=False) if client is None else client
+        self._client = HttpClient(monotonic)
         self._disabled = threading.Event()
         self._closed = threading.Event()
         self._idle = threading.Condition()
@@ -297,13 +295,13 @@ class WebhookSink:
     def close(self) -> None:
         """Let attempts under way end, make deliveries that wait give up, close the connections. Safe to call twice.
 
-        Blocks as long as the receiver's timeouts allow an attempt to last: its outcome is worth knowing.
+        Blocks until attempts under way have ended, for `timeout_s` at most and what looking up a name takes: their
+        outcome is worth knowing.
         """
         self._closed.set()
         with self._idle:
             self._idle.wait_for(lambda: self._attempts_under_way == 0)
-        if self._owns_client:
-            self._client.close()
+        self._client.close()
 
     def deliver(self, transition: Mapping[str, Any]) -> Delivery:
         """Tell the receiver of one transition (the fields of the Alert contract); blocks until it is decided.
@@ -358,32 +356,19 @@ class WebhookSink:
         timestamp = int(self._clock())
         signatures = " ".join(sign(secret, webhook_id, timestamp, message) for secret in self.receiver.secrets)
         headers = {
+            "accept": "*/*",
             "content-type": "application/json",
             "user-agent": "vigie",
             "webhook-id": webhook_id,
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signatures,
         }
-        request = self._client.build_request(
-            "POST", self.receiver.url, content=message, headers=headers, timeout=self.receiver.timeout_s
-        )
         try:
-            response = self._client.send(request, stream=True, follow_redirects=False)
-        except httpx.TransportError as error:
+            response = self._client.post(self.receiver.url, headers, message, self.receiver.timeout_s)
+        except FAILURES as error:
             return _Answer(None, error=type(error).__name__)
-        with contextlib.closing(response):
-            self._drain(response)
         after = _retry_after_s(response.headers.get("retry-after"), self._clock())
-        return _Answer(response.status_code, retry_after_s=after)
-
-    def _drain(self, response: httpx.Response) -> None:
-        """Read a small answer to its end. The status is known by now, so what goes wrong here changes nothing."""
-        started, size = self._clock(), 0
-        with contextlib.suppress(httpx.TransportError):
-            for piece in response.iter_raw():
-                size += len(piece)
-                if size > _DRAIN_BYTES or self._clock() - started > self.receiver.timeout_s:
-                    break
+        return _Answer(response.status, retry_after_s=after)
 
 
 def _result(state: tenacity.RetryCallState) -> _Answer:

@@ -17,7 +17,7 @@ from schemas.framing import prefixes, single_object_prefix
 from schemas.records import Batch
 from schemas.writers import own_writer
 from sinks.webhook import Receiver, WebhookSink, is_notified
-from streams.clock import Clock
+from streams.clock import Clock, monotonic_s
 from streams.log import logger
 from streams.settings import Settings
 from streams.tally import Tally
@@ -44,6 +44,7 @@ class Notifier:
             self._sink = WebhookSink(
                 Receiver("webhook", settings.webhook_url, secrets),
                 clock=lambda: clock.now_ms() / 1_000,
+                monotonic=monotonic_s,
                 external_url=settings.external_url,
                 budget_s=settings.webhook_budget_s,
             )

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
 
-import httpx
 import pytest
 
 from sinks.webhook import Delivery, Receiver, WebhookSink, verify
@@ -96,6 +95,7 @@ def scene(
         WebhookSink(
             Receiver("on-call", http.url, secrets, timeout_s),
             clock=clock,
+            monotonic=time.monotonic,
             external_url=EXTERNAL_URL,
             **{"sleep": clock.sleep, **kept},
         ) as sink,
@@ -229,13 +229,11 @@ def test_gone_disables_the_endpoint() -> None:
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(code: int) -> None:
-    """A redirect is refused, even by a client that is made to follow: an alert goes where the operator said."""
-    with WebhookReceiver() as elsewhere, httpx.Client(follow_redirects=True, trust_env=False) as client:
-        with scene(redirect(f"{elsewhere.origin}/other", code), client=client) as s:
-            assert s.deliver() == Delivery("refused", 1, code)
-            assert len(s.receiver.requests) == 1
+    """A redirect is refused: an alert goes where the operator said."""
+    with WebhookReceiver() as elsewhere, scene(redirect(f"{elsewhere.origin}/other", code)) as s:
+        assert s.deliver() == Delivery("refused", 1, code)
+        assert len(s.receiver.requests) == 1
         assert elsewhere.requests == []
-        assert not client.is_closed, "a client that was given stays its owner's"
 
 
 def test_a_hanging_receiver_is_left_after_the_timeout() -> None:
@@ -243,7 +241,7 @@ def test_a_hanging_receiver_is_left_after_the_timeout() -> None:
     began = time.monotonic()
     with scene(hang(), timeout_s=0.05) as s:
         assert s.deliver() == Delivery("delivered", 2, 200)
-        assert time.monotonic() - began < 4, "it is the receiver's timeout that counts, not the client's"
+        assert time.monotonic() - began < 4
     with scene(hang(), timeout_s=0.05, budget_s=0.1) as s:
         assert s.deliver() == Delivery("gave_up", 1, None, "ReadTimeout")
 
@@ -265,7 +263,8 @@ def test_a_refused_connection_is_retried() -> None:
         port = taken.getsockname()[1]
     clock = FakeClock()
     receiver = Receiver("on-call", f"http://127.0.0.1:{port}/", (SECRET,))
-    with WebhookSink(receiver, clock=clock, external_url="", sleep=clock.sleep, budget_s=5.0) as sink:
+    kept: dict[str, Any] = {"clock": clock, "monotonic": time.monotonic, "sleep": clock.sleep}
+    with WebhookSink(receiver, external_url="", budget_s=5.0, **kept) as sink:
         answer = sink.deliver(FIRING)
     assert (answer.outcome, answer.status, answer.error) == ("gave_up", None, "ConnectError")
     assert answer.attempts >= 3
