@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from schemas.contracts import examples
-from sinks.webhook import Receiver, SignatureError, body, is_notified, sign, verify
+from sinks.webhook import Receiver, body, is_notified
+from sinks.webhook_signature import SignatureError, sign, verify
 from tests.sinks.test_webhook import EXTERNAL_URL, FIRING, NOW, OTHER, SECRET, independent_check
 from tests.support.receiver import Received
 
