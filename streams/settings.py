@@ -105,7 +105,9 @@ class Settings(BaseSettings):
     drain_timeout_s: Seconds = Field(
         25.0, description="how long a rebalance or a stop may take to finish what is begun"
     )
-    webhook_budget_s: Seconds = Field(900.0, description="how long one notification is tried again")
+    webhook_budget_s: Seconds = Field(
+        900.0, description="how long one notification is tried again before that is logged as an error; then it goes on"
+    )
     log_batches: bool = Field(True, description="log one line per batch")
     threads: int = Field(0, ge=0, description="threads for blocking work; 0 takes one per core")
 
