@@ -72,13 +72,14 @@ def topics(settings: Settings) -> list[NewTopic]:
     """Every topic of the installation, as `vigie init` creates it.
 
     Raw topics carry the broker's time (an old event time cannot expire a record, and cannot pass for arrival). Dead
-    letters keep the original's time and allow for records as large as the raw ones with their headers.
+    letters keep the original's time and allow for records as large as the raw ones with their headers. Alerts are
+    compacted only when raw records of their age are gone: a receiver that is away for less hears of every transition.
     """
     retention = str(int(settings.retention_days * _DAY_MS))
     raw = {"message.timestamp.type": "LogAppendTime", "retention.ms": retention, "cleanup.policy": "delete"}
     largest = str(max(2 * settings.max_record_bytes, 16_777_216))
     dead = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS), "max.message.bytes": largest}
-    alerts = {"cleanup.policy": "compact"}
+    alerts = {"cleanup.policy": "compact", "min.compaction.lag.ms": retention}
 
     def topic(name: str, partitions: int, config: dict[str, str]) -> NewTopic:
         return NewTopic(name, num_partitions=partitions, replication_factor=settings.replication, config=config)
