@@ -51,6 +51,17 @@ def client_config(settings: Settings) -> dict[str, Any]:
     return config
 
 
+def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
+    """librdkafka's settings for a consumer that reads as the worker does, and commits nothing."""
+    return {
+        **client_config(settings),
+        "group.id": group,
+        "enable.auto.commit": False,
+        # librdkafka would otherwise take a partition to end where its first open transaction begins.
+        "isolation.level": "read_uncommitted",
+    }
+
+
 def reach(settings: Settings, timeout_s: float = _TIMEOUT_S) -> set[str]:
     """The names of the topics there are. Raises BrokerError when no broker answers."""
     try:
@@ -131,7 +142,7 @@ def _without_broker_time(admin: AdminClient) -> list[str]:
 
 def end_offsets(settings: Settings) -> dict[Place, tuple[int, int]]:
     """First and next offset of every partition of the raw topics. Raises BrokerError."""
-    consumer = Consumer({**client_config(settings), "group.id": f"{settings.group}-offsets"})
+    consumer = Consumer(consumer_config(settings, f"{settings.group}-offsets"))
     try:
         found = consumer.list_topics(timeout=_TIMEOUT_S).topics
         return {
@@ -148,7 +159,7 @@ def end_offsets(settings: Settings) -> dict[Place, tuple[int, int]]:
 
 def committed_offset(settings: Settings, place: Place) -> int | None:
     """The offset that the group has committed for a partition, if any. Raises BrokerError."""
-    consumer = Consumer({**client_config(settings), "group.id": settings.group, "enable.auto.commit": False})
+    consumer = Consumer(consumer_config(settings, settings.group))
     try:
         (found,) = consumer.committed([TopicPartition(place.topic, place.partition)], timeout=_TIMEOUT_S)
     except KafkaException as error:
@@ -163,8 +174,8 @@ def first_offset_from(settings: Settings, place: Place, offset: int) -> int | No
 
     Raises BrokerError when no broker answers.
     """
-    config = {"group.id": f"{settings.group}-offsets", "enable.auto.commit": False, "auto.offset.reset": "earliest"}
-    consumer = Consumer({**client_config(settings), **config})
+    config = consumer_config(settings, f"{settings.group}-offsets")
+    consumer = Consumer({**config, "auto.offset.reset": "earliest"})
     try:
         consumer.assign([TopicPartition(place.topic, place.partition, offset)])
         found = consumer.poll(_TIMEOUT_S)
