@@ -23,7 +23,7 @@ from streams.broker import BrokerError
 from streams.clock import monotonic_s
 from streams.ledger import Entry, Ledger, Place
 from streams.log import logger
-from streams.recovery import Recovery, Taken
+from streams.recovery import GONE, Recovery, Taken
 from streams.settings import Settings
 from streams.transport import NotOursError
 
@@ -215,19 +215,27 @@ class Custody:
         return True
 
     async def is_hole(self, place: Place, entry: Entry, first_offset: int) -> bool:
-        """Whether Kafka has no record from `entry.fetched` to that offset, which begins what was fetched: there are
-        markers of transactions, and retention. It is asked again, because a position that was lost on the way would
-        look the same."""
-        ask = partial(broker.first_offset_from, self._settings, place, entry.fetched)
+        """Whether Kafka has no record from `entry.fetched` to that offset, which begins what was fetched.
+
+        Asked where the client cannot tell: retention has taken its position from it, or what it gave went astray.
+        """
+        ask = partial(self._first_from, place, entry.fetched)
         try:
-            first = await asyncio.get_running_loop().run_in_executor(self._thread, ask)
+            first, start = await asyncio.get_running_loop().run_in_executor(self._thread, ask)
         except BrokerError as error:
             self._log.warning("a hole in the log is not believed yet", error=str(error))
             return False
         if first is None or first < first_offset:
             self._log.warning("read again", topic=place.topic, partition=place.partition, from_offset=entry.fetched)
             return False
+        if (lost := min(start, first_offset) - entry.fetched) > 0:
+            self._log.error(GONE, topic=place.topic, partition=place.partition, lost=lost)
         return True
+
+    def _first_from(self, place: Place, offset: int) -> tuple[int | None, int]:
+        """The first record from an offset on, and where the log starts by now."""
+        first = broker.first_offset_from(self._settings, place, offset)
+        return first, broker.end_offsets(self._settings).get(place, (0, 0))[0]
 
     async def refetch(self, place: Place, entry: Entry) -> None:
         """Read a partition again from the first record that is missing."""
