@@ -10,7 +10,6 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from faust.types import TP
 from schemas.contracts import ALERT_TOPIC, RAW_TOPICS
 from sinks.clickhouse import Sink, SinkAwayError
 from streams import broker
-from streams.broker import BrokerError
+from streams.broker import BrokerAwayError, BrokerError
 from streams.clock import monotonic_s
 from streams.ledger import Entry, Ledger, Place
 from streams.log import logger
@@ -81,6 +80,7 @@ class Custody:
         self._wanted = asyncio.Event()
         # Between a revoke and the next assignment nothing is ours to take over, whoever asks for it.
         self._is_positioned = False
+        self._away_s: float | None = None
         self.is_open = False
         self.is_drained = True
         """Whether everything that was begun before the last drain has been stored."""
@@ -91,6 +91,12 @@ class Custody:
     def is_wanted(self) -> bool:
         """Whether the group has given us partitions."""
         return bool(self._places)
+
+    @property
+    def is_kafka_away(self) -> bool:
+        """Whether no broker answers, for less than the retry budget. For any thread."""
+        since_s = self._away_s
+        return since_s is not None and monotonic_s() - since_s < self._settings.retry_budget_s
 
     # -- what the transport asks ---------------------------------------------------------------------------------------
 
@@ -155,7 +161,8 @@ class Custody:
         """Take over what was assigned, for ever."""
         while True:
             try:
-                async with asyncio.timeout(_LOOK_S):
+                # Often enough to know of a broker that is away before the watchdog takes it for a stall.
+                async with asyncio.timeout(min(_LOOK_S, self._settings.watchdog_s / 4)):
                     await self._wanted.wait()
             except TimeoutError:
                 await self._look_at_topics()
@@ -167,9 +174,22 @@ class Custody:
 
     async def _look_at_topics(self) -> None:
         """A topic that was created anew begins at offset 0 again, which reading alone does not always show."""
-        with suppress(BrokerError):
-            if await asyncio.get_running_loop().run_in_executor(self._thread, self._recovery.topics_have_changed):
-                self._wanted.set()
+        try:
+            changed = await asyncio.get_running_loop().run_in_executor(self._thread, self._recovery.topics_have_changed)
+        except BrokerError as error:
+            self._heard(error)
+            return
+        self._heard(None)
+        if changed:
+            self._wanted.set()
+
+    def _heard(self, error: Exception | None) -> None:
+        """Note what came of a question to Kafka."""
+        if not isinstance(error, BrokerAwayError):
+            self._away_s = None
+        elif self._away_s is None:
+            self._away_s = monotonic_s()
+            self._log.warning("Kafka is away", error=str(error))
 
     async def _take_over(self) -> bool:
         """One attempt. Whether it is done, or no longer asked for."""
@@ -189,10 +209,12 @@ class Custody:
                 self._thread, self._recovery.take, places, held, generation, self._patience.sink
             )
         except (BrokerError, SinkAwayError) as error:
+            self._heard(error)
             if serial != self.serial:
                 return True
             self._log.warning("partitions are not taken over yet", error=str(error))
             return False
+        self._heard(None)
         if serial != self.serial:
             return True
         for one in taken.values():

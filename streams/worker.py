@@ -166,7 +166,7 @@ class Worker:
     @property
     def is_waiting(self) -> bool:
         """Whether ClickHouse or Kafka is away and being waited for."""
-        return self.sink.is_waiting or self.confirmed.is_waiting
+        return self.sink.is_waiting or self.confirmed.is_waiting or self.custody.is_kafka_away
 
     @property
     def lags(self) -> bool:
