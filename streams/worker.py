@@ -159,6 +159,11 @@ class Worker:
         return entry is not None and entry.stored >= self.app.consumer.records_end(tp, end)
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether it is about to end, for whatever reason."""
+        return self._stop.is_set()
+
+    @property
     def is_ready(self) -> bool:
         """Whether partitions are ours and records would be taken."""
         return self.custody.is_open and len(self.ledger) > 0
