@@ -42,6 +42,7 @@ _AT_ONCE: Final = 4
 #: Where a snapshot is lost, windows of so many full flushes are written again: the last flush may not have come so far.
 _FLUSHES: Final = 10
 _NOTHING: Final = pl.DataFrame()
+GONE: Final = "records are gone before they were read: retention was shorter than the outage"
 
 
 class RecoveryError(WorkerStopped):
@@ -132,7 +133,7 @@ class Recovery:
         self._check(place, max(next_offset, found.last + 1), bounds[1])
         if next_offset < bounds[0]:
             self._log.error(
-                "records are gone before they were read: retention was shorter than the outage",
+                GONE,
                 topic=place.topic,
                 partition=place.partition,
                 lost=bounds[0] - next_offset,

@@ -153,8 +153,17 @@ class Worker:
             raise self.failure
 
     def _has_reached(self, ends: Mapping[Place, int]) -> bool:
-        entries = {place: self.ledger.get(place) for place in ends}
-        return all(entry is not None and entry.stored >= ends[place] for place, entry in entries.items())
+        return all(self._has_stored(place, end) for place, end in ends.items())
+
+    def _has_stored(self, place: Place, end: int) -> bool:
+        entry = self.ledger.get(place)
+        tp = TP(place.topic, place.partition)
+        return entry is not None and entry.stored >= self.app.consumer.records_end(tp, end)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it is about to end, for whatever reason."""
+        return self._stop.is_set()
 
     @property
     def is_ready(self) -> bool:
@@ -164,7 +173,7 @@ class Worker:
     @property
     def is_waiting(self) -> bool:
         """Whether ClickHouse or Kafka is away and being waited for."""
-        return self.sink.is_waiting or self.confirmed.is_waiting
+        return self.sink.is_waiting or self.confirmed.is_waiting or self.custody.is_kafka_away
 
     @property
     def lags(self) -> bool:
@@ -204,7 +213,7 @@ class Worker:
         if batch.first_offset < entry.fetched:
             self.log.warning("the log has gone back", topic=place.topic, partition=place.partition)
             self.custody.take_up_again(place)
-        elif batch.first_offset > entry.fetched and not await self.custody.is_hole(place, entry, batch.first_offset):
+        elif fetched.since > entry.fetched and not await self.custody.is_hole(place, entry, batch.first_offset):
             await self.custody.refetch(place, entry)
         else:
             entry.fetched = batch.last_offset + 1

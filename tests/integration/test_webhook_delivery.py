@@ -28,9 +28,9 @@ _KEY: Final = b"0123456789abcdef0123456789abcdef"
 _SECRET: Final = "whsec_" + base64.b64encode(_KEY).decode()
 
 
-def bin_reading(fill_level: float) -> Record:
-    """What a bin says now."""
-    at = int(time.time() * 1_000)
+def bin_reading(fill_level: float, ago_ms: int = 0) -> Record:
+    """What a bin says now, or said a moment ago: of readings of one instant nobody knows which was the last."""
+    at = int(time.time() * 1_000) - ago_ms
     value = event("sensor", event_id=f"e-{at}-{fill_level}", observed_at=at, fill_level=fill_level)
     return Record(RAW_TOPICS["sensor"], f"{CITY}|bin-00017".encode(), encode(contract_of("sensor"), value), at)
 
@@ -66,7 +66,7 @@ def test_full_and_emptied(kafka: Kafka, small_folder: Path, tmp_path: Path) -> N
         settings = settings_of(kafka, small_folder, tmp_path, receiver)
         succeeded(vigie("init", folder=tmp_path, settings=settings))
         with Command("worker", folder=tmp_path / "first", settings=settings) as worker:
-            send([bin_reading(0.4), bin_reading(0.95)], kafka.bootstrap)
+            send([bin_reading(0.4, ago_ms=100), bin_reading(0.95)], kafka.bootstrap)
             worker.wait_for(lambda: len(receiver.requests) >= 2, "the full bin was told", 60)
             send([bin_reading(0.1)], kafka.bootstrap)
             worker.wait_for(lambda: len(receiver.requests) >= 3, "the emptied bin was told", 60)

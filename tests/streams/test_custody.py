@@ -16,7 +16,7 @@ from schemas.contracts import ALERT_TOPIC
 from sinks import stored
 from sinks.clickhouse import Sink
 from streams import broker, custody
-from streams.broker import BrokerError
+from streams.broker import BrokerAwayError, BrokerError
 from streams.ledger import Place
 from streams.transport import NotOursError
 from tests.streams.lives import Life, Plan, life, offer
@@ -249,6 +249,39 @@ def test_a_broker_that_is_away_is_asked_again(world: World, monkeypatch: pytest.
     lived(world, story)
 
 
+def test_a_broker_that_is_away_is_known(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle or not, the watchdog must not take it for a stall: within the retry budget, and only while none answers."""
+    monkeypatch.setattr(custody, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(custody, "_LOOK_S", 0.01)
+    error: list[BrokerError] = []
+
+    def ids(settings: object) -> dict[str, str]:
+        if error:
+            raise error[0]
+        return dict(world.epochs)
+
+    async def story(one: Life) -> None:
+        monkeypatch.setattr(broker, "topic_ids", ids)
+        running = asyncio.create_task(one.custody.run())
+        one.custody.assigned(set(_TP.values()))
+        error.append(BrokerAwayError("no answer"))
+        await until(lambda: one.worker.is_waiting)
+        one.custody.positioned({})
+        error[0] = BrokerError("has been given to another worker meanwhile")
+        await until(lambda: not one.worker.is_waiting)
+        error[0] = BrokerAwayError("no answer")
+        await until(lambda: one.worker.is_waiting)
+        since_s = one.custody._away_s
+        assert since_s is not None
+        one.custody._away_s = since_s - 3_600
+        assert not one.worker.is_waiting
+        error.clear()
+        await until(lambda: one.custody.is_open and one.custody._away_s is None)
+        running.cancel()
+
+    lived(world, story)
+
+
 def test_partitions_that_went_during_the_move_are_not_opened(world: World) -> None:
     """The group took them before reading could be moved; the next assignment says whose they are."""
 
@@ -263,6 +296,12 @@ def test_partitions_that_went_during_the_move_are_not_opened(world: World) -> No
         assert not one.custody.is_open
 
     lived(world, story)
+
+
+async def until(something: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not something():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
 
 
 class Blocked:
@@ -335,11 +374,6 @@ def test_the_loop_takes_over_whatever_is_assigned(world: World, monkeypatch: pyt
     """And again after a while when Kafka was away; and again when a topic was created anew under its feet."""
     monkeypatch.setattr(custody, "_PAUSE_S", 0.01)
     monkeypatch.setattr(custody, "_LOOK_S", 0.05)
-
-    async def until(something: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not something():  # noqa: ASYNC110 - nothing tells of it
-                await asyncio.sleep(0.01)
 
     async def story(one: Life) -> None:
         answers = [BrokerError("away"), BrokerError("away")]
