@@ -12,6 +12,7 @@ import fastavro
 import polars as pl
 
 from schemas.contracts import Contract, Field
+from schemas.framing import single_object_prefix
 
 #: The guard column that follows each record's own fields in a block.
 ROW: Final = "__vigie_row"
@@ -36,6 +37,7 @@ class Writer:
     """
 
     contract: Contract
+    schema: Mapping[str, Any]
     parsed: Any
     names: Mapping[str, frozenset[str]]
     """The writer's fields; for an enum with its symbols, so that a schema of ours needs no check of each value."""
@@ -77,12 +79,13 @@ def writer(contract: Contract, schema: Mapping[str, Any]) -> Writer:
     columnar = all(dtype is not None for dtype in columns.values())
     return Writer(
         contract=contract,
+        schema=schema,
         # Instants as plain numbers: fastavro cannot make a datetime of the year 12000.
         parsed=fastavro.parse_schema(_without(("logicalType",), schema)),
         names={name: frozenset(_symbols(f["type"])) for name, f in fields.items()},
         columns={name: dtype for name, dtype in columns.items() if dtype is not None},
         instants={name: unit for name, f in fields.items() if (unit := _time_unit(f["type"])) is not None},
-        container=_container(schema) if columnar else None,
+        container=container(schema, (), [(ROW, "long")]) if columnar else None,
         # Zero is the empty text, false, null (first branch), the first symbol, and a one-byte number.
         sentinel=b"".join(bytes(_WIDTHS.get(_name(f["type"]) or "", 1)) for f in schema["fields"]),
     )
@@ -92,6 +95,11 @@ def writer(contract: Contract, schema: Mapping[str, Any]) -> Writer:
 def own_writer(contract: Contract) -> Writer:
     """The writer for records written with today's contract."""
     return writer(contract, contract.schema)
+
+
+def own_writers(contract: Contract) -> Mapping[bytes, Writer]:
+    """The same by the framing of single-object encoding."""
+    return {single_object_prefix(contract.schema): own_writer(contract)}
 
 
 def _branch(kind: Any) -> tuple[Any, bool]:
@@ -163,10 +171,13 @@ def _without(names: Sequence[str], node: Any) -> Any:
     return node
 
 
-def _container(schema: Mapping[str, Any]) -> bytes:
+def container(schema: Mapping[str, Any], before: Sequence[tuple[str, str]], after: Sequence[tuple[str, str]]) -> bytes:
+    """The Avro container header, up to the first block, for records of a schema with more fields (name, type) before
+    and after its own."""
     # Names and types only: Polars refuses some defaults that the specification allows.
     fields = [{"name": f["name"], "type": _without(("default", "doc"), f["type"])} for f in schema["fields"]]
-    guarded = {"type": "record", "name": schema["name"], "fields": [*fields, {"name": ROW, "type": "long"}]}
+    first, last = ([{"name": name, "type": kind} for name, kind in more] for more in (before, after))
+    guarded = {"type": "record", "name": schema["name"], "fields": [*first, *fields, *last]}
     meta = {"avro.codec": b"null", "avro.schema": json.dumps(guarded).encode()}
     out = [b"Obj\x01", varint(len(meta))]
     for key, value in meta.items():

@@ -13,9 +13,8 @@ from faust.types import TP
 
 from schemas.codec import decode
 from schemas.contracts import contract
-from schemas.framing import prefixes, single_object_prefix
 from schemas.records import Batch
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 from sinks.webhook import Receiver, WebhookSink, is_notified
 from streams.clock import Clock
 from streams.log import logger
@@ -23,6 +22,7 @@ from streams.settings import Settings
 from streams.tally import Tally
 
 _ALERT: Final = contract("Alert")
+_WRITERS: Final = own_writers(_ALERT)
 #: Transitions that may wait for a receiver.
 _MOST_WAITING: Final = 10_000
 
@@ -75,7 +75,7 @@ class Notifier:
         """Tell the receiver every transition of the batch. False when it was closed before the end."""
         if self._sink is None:
             return True
-        found = decode(_ALERT, batch.values, {p: _writer(p) for p in prefixes(batch.values)})
+        found = decode(_ALERT, batch, _WRITERS)
         for refused in found.rejects.iter_rows(named=True):
             self._log.error("not an alert", topic=batch.topic, offset=int(batch.offsets[refused["row"]]))
         for transition in found.frame.drop("row").iter_rows(named=True):
@@ -108,7 +108,3 @@ class Notifier:
             # It waits for an attempt under way, and a receiver that hangs must not hold up the event loop.
             threading.Thread(target=self._sink.close, name="webhook-close", daemon=True).start()
         self._thread.shutdown(wait=False)
-
-
-def _writer(prefix: bytes) -> Any:
-    return own_writer(_ALERT) if prefix == single_object_prefix(_ALERT.schema) else None

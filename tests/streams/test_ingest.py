@@ -91,9 +91,7 @@ def test_a_hole_is_believed_when_kafka_confirms_it(world: World) -> None:
         readings,
         offsets=readings.offsets[kept],
         received_ms=readings.received_ms[kept],
-        keys=[readings.keys[i] for i in kept],
-        values=[readings.values[i] for i in kept],
-        headers=[readings.headers[i] for i in kept],
+        pieces=[Rows(*zip(*(readings.original(row) for row in kept), strict=True))],
     )
 
     async def story(one: Life) -> None:
