@@ -77,8 +77,8 @@ def freeze(state: PartitionState, last_offset: int) -> bytes:
 def thaw(data: bytes, topic: str, partition: int, domain: Domain, reference: Reference) -> Thawed:
     """The state of `freeze`, with today's territories and thresholds; what a rule had raised that is off is withdrawn.
 
-    Another version of code, territory or settings is no error: the state goes on, in a new chunk. Raises SnapshotError for bytes
-    that are damaged, of another place, or in a form that this code does not read.
+    Another version of code, territory or settings is no error: the state goes on, in a new chunk. Raises SnapshotError
+    for bytes that are damaged, of another place, or in a form that this code does not read.
     """
     head, parts = _parts(data)
     try:

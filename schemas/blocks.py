@@ -9,9 +9,10 @@ value, and Polars decodes them in one call: keys, offsets and all the values' fi
     number of headers: long, 0
 
 Only records that are all alike can be read so: of one writer schema, with values, without headers, all with keys or all
-without. Guards tell whether they were: every length is what the fields after it take, offsets count on from 0 in each
-batch, the framing is the writer's in each record, all bytes are used up, and a record of zeros at the end is read as
-what it is. Where any of that fails nothing is believed, and the records are taken apart.
+without. Guards tell whether they were. The framing is the writer's in each record, offsets count on from 0 in each
+batch, and the bytes that the decoded fields take, added up, are what the record says of its own length. So from the
+first record on, each begins where the one before it truly ends: none can be read into its neighbour, whatever is
+written in it. Where any of that fails nothing is believed, and the records are taken apart.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from polars.exceptions import PanicException, PolarsError
 from schemas.framing import CONFLUENT, SINGLE_OBJECT, prefix_of
 from schemas.panics import quiet_panics
 from schemas.records import Block
-from schemas.writers import SYNC, Writer, container, varint
+from schemas.writers import SYNC, Writer, container, varint, width
 
 Ints = npt.NDArray[np.int64]
 
@@ -39,8 +40,6 @@ _KEY, _SIZE, _MARK, _SCHEMA, _HEADERS = (
     "__vigie_key", "__vigie_size", "__vigie_mark", "__vigie_schema", "__vigie_headers",
 )  # fmt: skip
 _ENVELOPE: Final = (_LENGTH, _ATTRIBUTES, _TIME, _OFFSET, _KEY, _SIZE, _MARK, _SCHEMA, _HEADERS)
-#: From these numbers on a zig-zag integer takes another byte.
-_LONGER: Final = np.array([1 << (7 * n - 1) for n in range(1, 10)], np.int64)
 _LONGEST: Final = 63
 _NO_KEY: Final = -1
 
@@ -87,42 +86,30 @@ def _long(data: bytes | memoryview, at: int) -> tuple[int, int]:
 def read(writer: Writer, form: Form, blocks: Sequence[Block], most_bytes: int) -> pl.DataFrame | None:
     """The records of blocks as one frame of the writer's columns; None when they must be taken apart: one of them is
     not of that form, or not what the schema says, or its value is longer than `most_bytes`."""
-    shape = _shape(writer, form.prefix[:1], form.keyed)
+    shape = _shape(writer, form)
     if shape is None:
         return None
-    frame = _decoded(shape, [block.data for block in blocks], sum(map(len, blocks)))
-    if frame is None or not frame.tail(1).equals(shape.zeros):
-        return None
-    frame = frame.head(len(frame) - 1)
-    return frame.drop(_ENVELOPE) if _holds(frame, form, blocks, most_bytes) else None
+    frame = _block(shape.head, [block.data for block in blocks], sum(map(len, blocks)))
+    return frame.drop(_ENVELOPE) if frame is not None and _holds(frame, shape, form, blocks, most_bytes) else None
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """How records of one writer schema and framing are read. `zeros` is what the last record is read as."""
+    """How records of one writer schema and form are read. `body`: the bytes that the writer's fields take."""
 
     head: bytes
-    last: bytes
-    zeros: pl.DataFrame
+    body: pl.Expr
 
 
 @cache
-def _shape(writer: Writer, framing: bytes, keyed: bool) -> _Shape | None:
-    if writer.container is None:
+def _shape(writer: Writer, form: Form) -> _Shape | None:
+    body = writer.body_bytes
+    if writer.container is None or body is None:
         return None
-    number, width = ("double", 8) if framing == SINGLE_OBJECT[:1] else ("float", 4)
-    longs = (_LENGTH, _ATTRIBUTES, _TIME, _OFFSET)
-    before = [(name, "long") for name in longs]
-    before += [(_KEY, "bytes" if keyed else "long"), (_SIZE, "long"), (_MARK, "long"), (_SCHEMA, number)]
-    head = container(writer.schema, before, [(_HEADERS, "long")])
-    # Zeros are the integers 0, no bytes, and what the writer's own sentinel is.
-    last = bytes(len(before) - 1 + width) + writer.sentinel + bytes(1)
-    zeros = _block(head, [last], 1)
-    return None if zeros is None else _Shape(head, last, zeros)
-
-
-def _decoded(shape: _Shape, parts: Sequence[bytes | memoryview], count: int) -> pl.DataFrame | None:
-    return _block(shape.head, [*parts, shape.last], count + 1)
+    number = "double" if form.prefix.startswith(SINGLE_OBJECT) else "float"
+    before = [(name, "long") for name in (_LENGTH, _ATTRIBUTES, _TIME, _OFFSET)]
+    before += [(_KEY, "bytes" if form.keyed else "long"), (_SIZE, "long"), (_MARK, "long"), (_SCHEMA, number)]
+    return _Shape(container(writer.schema, before, [(_HEADERS, "long")]), body)
 
 
 def _block(head: bytes, parts: Sequence[bytes | memoryview], count: int) -> pl.DataFrame | None:
@@ -135,38 +122,38 @@ def _block(head: bytes, parts: Sequence[bytes | memoryview], count: int) -> pl.D
     return frame if len(frame) == count else None
 
 
-def _holds(frame: pl.DataFrame, form: Form, blocks: Sequence[Block], most_bytes: int) -> bool:
+def _holds(frame: pl.DataFrame, shape: _Shape, form: Form, blocks: Sequence[Block], most_bytes: int) -> bool:
     """Whether every guard is in its place."""
-    length, size, time, offset = (_ints(frame, name) for name in (_LENGTH, _SIZE, _TIME, _OFFSET))
+    key = pl.lit(1, pl.Int64)
     if form.keyed:
-        key_bytes = frame.select(pl.col(_KEY).bin.size().cast(pl.Int64)).to_series().to_numpy()
-        key = _width(key_bytes) + key_bytes
-    else:
-        if not (_ints(frame, _KEY) == _NO_KEY).all():
-            return False
-        key = np.int64(1)
-    taken = 2 + _width(time) + _width(offset) + key + _width(size) + size
+        key_bytes = pl.col(_KEY).bin.size().cast(pl.Int64)
+        key = width(key_bytes) + key_bytes
+    elif not (_ints(frame, _KEY) == _NO_KEY).all():
+        return False
+    size = pl.col(_SIZE)
+    # Attributes and the number of headers are 0, and take a byte each.
+    taken = width(pl.col(_TIME)) + width(pl.col(_OFFSET)) + key + width(size) + size + 2
+    told = frame.select(
+        ((size == shape.body + len(form.prefix)) & (pl.col(_LENGTH) == taken)).all().alias("lengths"),
+        (width(pl.col(_LENGTH)) + pl.col(_LENGTH)).sum().alias("bytes"),
+        ((pl.col(_ATTRIBUTES) == 0) & (pl.col(_HEADERS) == 0) & (pl.col(_MARK) == _mark(form.prefix)))
+        .all()
+        .alias("marks"),
+        size.max().alias("largest"),
+    ).row(0, named=True)
     return bool(
-        (length == taken).all()
-        and int((_width(length) + length).sum()) == sum(len(block.data) for block in blocks)
-        and (offset == _counted(blocks)).all()
-        and not _ints(frame, _ATTRIBUTES).any()
-        and not _ints(frame, _HEADERS).any()
-        and (_ints(frame, _MARK) == _mark(form.prefix)).all()
+        told["lengths"]
+        and told["marks"]
+        and told["bytes"] == sum(len(block.data) for block in blocks)
+        and told["largest"] <= most_bytes
+        and (_ints(frame, _OFFSET) == _counted(blocks)).all()
         and (_bits(frame) == _schema(form.prefix)).all()
-        and size.max() <= most_bytes
     )
 
 
 def _ints(frame: pl.DataFrame, name: str) -> Ints:
     numbers: Ints = frame[name].to_numpy()
     return numbers
-
-
-def _width(numbers: Ints) -> Ints:
-    """The bytes that these take as zig-zag integers."""
-    width: Ints = np.searchsorted(_LONGER, np.maximum(numbers, ~numbers), side="right") + 1
-    return width
 
 
 def _counted(blocks: Sequence[Block]) -> Ints:

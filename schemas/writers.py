@@ -21,6 +21,8 @@ SYNC: Final = bytes(16)
 
 _NUMBERS: Final = ("int", "long", "float", "double")
 _WIDTHS: Final[Mapping[str, int]] = {"float": 4, "double": 8}
+#: Of an enum with more symbols the last ones have numbers of two bytes.
+_ONE_BYTE: Final = 64
 _TIME_UNITS: Final[Mapping[str, Any]] = {"timestamp-millis": "ms", "timestamp-micros": "us"}
 
 
@@ -47,6 +49,13 @@ class Writer:
     sentinel: bytes
     """A body of zeros that ends every block: Polars does not look at what is left of a block, so bytes after the
     last record would pass for its guard; with the sentinel they shift it, and it reads as something else."""
+
+    @cached_property
+    def body_bytes(self) -> pl.Expr | None:
+        """The bytes that a record's fields take, from the columns that Polars reads; None where they do not tell."""
+        sizes = [_field_bytes(f["name"], f["type"]) for f in self.schema["fields"]]
+        known = [size for size in sizes if size is not None]
+        return pl.sum_horizontal(known) if len(known) == len(sizes) else None
 
     @cached_property
     def adaptation(self) -> tuple[pl.Expr, ...]:
@@ -193,6 +202,32 @@ def varint(number: int) -> bytes:
         rest >>= 7
     out.append(rest)
     return bytes(out)
+
+
+def width(number: pl.Expr) -> pl.Expr:
+    """The bytes that Avro's zig-zag variable-length long takes for a number."""
+    # From these on it is one more.
+    longer = [1 << (7 * n - 1) for n in range(1, 10)]
+    magnitude = pl.when(number < 0).then(-(number + 1)).otherwise(number)
+    return pl.sum_horizontal(pl.lit(1, pl.Int64), *((magnitude >= least).cast(pl.Int64) for least in longer))
+
+
+def _field_bytes(name: str, kind: Any) -> pl.Expr | None:
+    """The bytes that a writer's field takes."""
+    branch, nullable = _branch(kind)
+    plain, column = _name(branch), pl.col(name)
+    if plain is not None and plain in _WIDTHS:
+        size = pl.lit(_WIDTHS[plain], pl.Int64)
+    elif plain == "boolean" or (plain == "enum" and len(branch["symbols"]) <= _ONE_BYTE):
+        size = pl.lit(1, pl.Int64)
+    elif plain == "string":
+        length = column.str.len_bytes().cast(pl.Int64)
+        size = width(length) + length
+    elif plain in ("int", "long"):
+        size = width(column.cast(pl.Int64))
+    else:
+        return None
+    return pl.when(column.is_null()).then(1).otherwise(size + 1) if nullable else size
 
 
 def _reader_column(w: Writer, field: Field, *, raw: bool) -> pl.Expr:

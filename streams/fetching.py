@@ -60,6 +60,7 @@ class _Kept(MemoryRecords):  # type: ignore[misc] # it has no types
     """The records of a fetch, with their bytes."""
 
     def __init__(self, data: bytes) -> None:
+        super().__init__(data)
         self.data = data
 
 
@@ -142,5 +143,5 @@ def _unpacked(part: memoryview) -> Rows:
     for record in DefaultRecordBatch(part):
         keys.append(record.key)
         values.append(record.value)
-        headers.append(record.headers)
+        headers.append(tuple(record.headers))
     return Rows(keys, values, headers)

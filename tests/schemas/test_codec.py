@@ -255,7 +255,7 @@ def test_framings_mix_in_one_batch() -> None:
     assert [reason[1] if reason[0] == "reject" else "event" for reason in found] == [*expected, "decode", "decode"]
     assert found[0] == found[2] == found[7]
     assert found == alone(c, values, own_writers(c))
-    known = {found for value in values if value and (found := framing.prefix_of(value))}
+    known = {named for value in values if value and (named := framing.prefix_of(value))}
     assert known == {prefix(c), b"\xc3\x01" + b"\x11" * 8, b"\x00\0\0\0\x07", b"\x00\0\0\0\x08"}
     assert outcomes(c, values, dict.fromkeys(known)) == [
         ("reject", "decode" if row in (3, 5, 6, 8, 9) else "unknown_schema", why) for row, (_, _, why) in

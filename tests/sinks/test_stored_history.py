@@ -38,8 +38,8 @@ def history(clickhouse: Sink) -> Sink:
     """A table with many old chunks of one partition, an event every second."""
     for first in range(0, _ROWS, _CHUNK):
         clickhouse.client.command(
-            "INSERT INTO events_sensor (jurisdiction_id, asset_id, observed_at, topic, epoch, partition, offset, chunk) "
-            "SELECT '213400016', 'a', toDateTime64('2026-09-15 00:00:00', 3, 'UTC') + number, "
+            "INSERT INTO events_sensor (jurisdiction_id, asset_id, observed_at, topic, epoch, partition, offset, chunk)"
+            " SELECT '213400016', 'a', toDateTime64('2026-09-15 00:00:00', 3, 'UTC') + number, "
             f"'{_TOPIC}', 'T1', 0, number, {first} FROM numbers({first}, {_CHUNK})"
         )
     return clickhouse

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from faust.types import TP
 
+from schemas.records import Rows
 from sinks import stored
 from sinks.clickhouse import Sink
 from tests.streams.lives import Life, Plan, life, offer
