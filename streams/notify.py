@@ -18,9 +18,8 @@ from faust.types import TP
 
 from schemas.codec import decode
 from schemas.contracts import contract
-from schemas.framing import prefixes, single_object_prefix
 from schemas.records import Batch
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 from sinks.webhook import Delivery, Receiver, WebhookSink, is_notified
 from streams.clock import Clock, monotonic_s
 from streams.log import logger
@@ -29,6 +28,7 @@ from streams.tally import Tally
 from streams.waiting import wait
 
 _ALERT: Final = contract("Alert")
+_WRITERS: Final = own_writers(_ALERT)
 #: Transitions that may wait for a receiver.
 _MOST_WAITING: Final = 10_000
 #: Between two deliveries of what was given up, doubled each time. A receiver may ask for as long as the longest and is
@@ -88,7 +88,7 @@ class Notifier:
         """Tell the receiver every transition of the batch. False when it was closed before the end."""
         if self._sink is None:
             return True
-        found = decode(_ALERT, batch.values, {p: _writer(p) for p in prefixes(batch.values)})
+        found = decode(_ALERT, batch, _WRITERS)
         for refused in found.rejects.iter_rows(named=True):
             self._log.error("not an alert", topic=batch.topic, offset=int(batch.offsets[refused["row"]]))
         for transition in found.frame.drop("row").iter_rows(named=True):
@@ -150,7 +150,3 @@ async def _in_daemon(work: Callable[[], Delivery]) -> Delivery:
     done.set_running_or_notify_cancel()
     threading.Thread(target=run, name="webhook", daemon=True).start()
     return await asyncio.wrap_future(done)
-
-
-def _writer(prefix: bytes) -> Any:
-    return own_writer(_ALERT) if prefix == single_object_prefix(_ALERT.schema) else None

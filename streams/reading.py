@@ -14,6 +14,8 @@ from typing import Any
 
 from faust.types import TP
 
+from streams.fetching import behind
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -84,7 +86,7 @@ class Readings:
     def since(self, tp: TP, run: Sequence[Any]) -> int:
         """From where on this run, the last that the client gave of the partition, leaves nothing out."""
         reading, first = self._readings.get(tp), int(run[0].offset)
-        return first if reading is None or reading.handed != run[-1].offset + 1 else min(reading.since, first)
+        return first if reading is None or reading.handed != behind(run[-1]) else min(reading.since, first)
 
     def end(self, tp: TP, state: Any, offset: int) -> int:
         """Behind which record the log up to `offset` ends, once the client has read so far; before that, `offset`.
@@ -101,4 +103,4 @@ def _behind(run: Sequence[Any], before: Reading | None, state: Any) -> Reading:
     first, sign = int(run[0].offset), state._position_fut
     unbroken = before is not None and before.unreset is sign
     since = min(before.handed, first) if before is not None and unbroken else first
-    return Reading(state, sign, since, int(run[-1].offset) + 1, state.position)
+    return Reading(state, sign, since, behind(run[-1]), state.position)

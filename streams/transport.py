@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Set
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -19,7 +20,8 @@ from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka
 from faust.types import TP, ConsumerMessage
 
-from schemas.records import Batch
+from schemas.records import Batch, Piece, Rows
+from streams.fetching import BlockAt, keep_blocks
 from streams.reading import Readings
 
 SCHEME: Final = "vigie"
@@ -126,6 +128,7 @@ class BatchConsumer(aiokafka.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        keep_blocks(self._keeper.wants_batches)
         self._mark = 0
         # A fetch that is under way while a partition is moved can have been answered before or after.
         self._fetching = asyncio.Lock()
@@ -158,11 +161,11 @@ class BatchConsumer(aiokafka.Consumer):
             if self._keeper.wants_batches(tp.topic):
                 # Faust drops what is older than it has seen, and learns of what it has seen after a `move` back.
                 self._read_offset.pop(tp, None)
-                yield tp, _message(tp, run, generation, Fetched(_batch(tp, run), mark, since[tp]))
+                yield tp, _message(tp, generation, Fetched(_batch(tp, run), mark, since[tp]))
             else:
                 for record in run:
                     yield tp, self._to_message(tp, record)
-        if sum(map(len, records.values())) < self.app.conf.broker_max_poll_records:
+        if sum(map(_count, records.values())) < self.app.conf.broker_max_poll_records:
             # Each fetch costs a round of both threads and each batch a round of the stages, however little they bring.
             await asyncio.sleep(self._keeper.pause_s)
 
@@ -242,26 +245,44 @@ class BatchConsumer(aiokafka.Consumer):
         return len(wanted) == len(offsets)
 
 
+def _count(run: Iterable[Any]) -> int:
+    """How many records a fetch brought of a partition."""
+    return sum(len(one) if isinstance(one, BlockAt) else 1 for one in run)
+
+
+def _message(tp: TP, generation: int, fetched: Fetched) -> ConsumerMessage:
+    # Faust takes a value for bytes and hands on whatever it is.
+    value: Any = fetched
+    last, time = fetched.batch.last_offset, fetched.batch.received_ms[-1] / 1000.0
+    return ConsumerMessage(
+        tp.topic, tp.partition, last, time, 1, [], None, value,
+        None, None, None, TP(tp.topic, tp.partition), generation_id=generation,
+    )  # fmt: skip
+
+
 def _batch(tp: TP, run: list[Any]) -> Batch:
+    pieces: list[Piece] = []
+    firsts, times, counts = [], [], []
+    for is_block, group in groupby(run, key=lambda one: isinstance(one, BlockAt)):
+        some = list(group)
+        firsts += [one.offset for one in some]
+        times += [one.timestamp for one in some]
+        if is_block:
+            pieces += [one.block for one in some]
+            counts += list(map(len, some))
+        else:
+            pieces.append(Rows([r.key for r in some], [r.value for r in some], [r.headers for r in some]))
+            counts += [1] * len(some)
+    counted = np.array(counts, np.int64)
+    total = int(counted.sum())
+    begins = np.array(firsts, np.int64) - (np.cumsum(counted) - counted)
     return Batch(
         topic=tp.topic,
         partition=tp.partition,
-        offsets=np.array([r.offset for r in run], np.int64),
-        received_ms=np.array([r.timestamp for r in run], np.int64),
-        keys=[r.key for r in run],
-        values=[r.value for r in run],
-        headers=[r.headers for r in run],
+        offsets=np.arange(total, dtype=np.int64) + np.repeat(begins, counted),
+        received_ms=np.repeat(np.array(times, np.int64), counted),
+        pieces=pieces,
     )
-
-
-def _message(tp: TP, run: list[Any], generation: int, fetched: Fetched) -> ConsumerMessage:
-    # Faust takes a value for bytes and hands on whatever it is.
-    value: Any = fetched
-    last = run[-1]
-    return ConsumerMessage(
-        tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, [], None, value,
-        None, None, None, TP(tp.topic, tp.partition), generation_id=generation,
-    )  # fmt: skip
 
 
 class Transport(aiokafka.Transport):

@@ -10,6 +10,7 @@ import pytest
 import structlog
 from faust.types import TP
 
+from schemas.records import Rows
 from sinks import stored
 from sinks.clickhouse import Sink
 from streams import broker
@@ -94,9 +95,7 @@ def with_markers(world: World) -> World:
         readings,
         offsets=readings.offsets[kept],
         received_ms=readings.received_ms[kept],
-        keys=[readings.keys[i] for i in kept],
-        values=[readings.values[i] for i in kept],
-        headers=[readings.headers[i] for i in kept],
+        pieces=[Rows(*zip(*(readings.original(row) for row in kept), strict=True))],
     )
     return world
 

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from schemas.contracts import ALERT_TOPIC, contract
 from schemas.framing import encode
-from schemas.records import Batch
+from schemas.records import Batch, Rows
 from sinks import webhook
 from streams import notify
 from streams.clock import WallClock
@@ -55,7 +55,7 @@ def transition(number: int, state: str = "firing") -> bytes:
 def batch(first_offset: int, *values: bytes | None) -> Batch:
     count = len(values)
     offsets = np.arange(first_offset, first_offset + count, dtype=np.int64)
-    return Batch(ALERT_TOPIC, 0, offsets, offsets * 0 + RECEIVED_MS, [None] * count, list(values), [()] * count)
+    return Batch(ALERT_TOPIC, 0, offsets, offsets * 0 + RECEIVED_MS, [Rows([None] * count, list(values), [()] * count)])
 
 
 def names(receiver: WebhookReceiver) -> list[str]:
