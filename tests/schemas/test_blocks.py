@@ -183,7 +183,7 @@ def test_blocks_give_what_their_records_give_alone(c: Contract) -> None:
 
 
 def test_no_flipped_bit_is_read_as_something_else() -> None:
-    """A bit of every byte of a block of three records, one at a time: what is read whole is what is there, or nothing is."""
+    """A bit of every byte of a block of records, one at a time: what is read whole is what is there, or nothing is."""
     records: list[Record] = [(b"k", encode(SENSOR, sample(SENSOR, number)), ()) for number in range(3)]
     sound = block(records)
     form = form_of(sound)
