@@ -31,7 +31,7 @@ from polars.exceptions import PanicException, PolarsError
 from schemas.framing import CONFLUENT, SINGLE_OBJECT, prefix_of
 from schemas.panics import quiet_panics
 from schemas.records import Block
-from schemas.writers import SYNC, Writer, container, varint, width
+from schemas.writers import SYNC, Place, Writer, container, varint
 
 Ints = npt.NDArray[np.int64]
 
@@ -41,6 +41,8 @@ _KEY, _SIZE, _MARK, _SCHEMA, _HEADERS = (
 )  # fmt: skip
 _ENVELOPE: Final = (_LENGTH, _ATTRIBUTES, _TIME, _OFFSET, _KEY, _SIZE, _MARK, _SCHEMA, _HEADERS)
 _LONGEST: Final = 63
+#: From these numbers on a zig-zag integer takes another byte.
+_LONGER: Final = np.array([1 << (7 * n - 1) for n in range(1, 10)], np.int64)
 _NO_KEY: Final = -1
 
 
@@ -86,30 +88,20 @@ def _long(data: bytes | memoryview, at: int) -> tuple[int, int]:
 def read(writer: Writer, form: Form, blocks: Sequence[Block], most_bytes: int) -> pl.DataFrame | None:
     """The records of blocks as one frame of the writer's columns; None when they must be taken apart: one of them is
     not of that form, or not what the schema says, or its value is longer than `most_bytes`."""
-    shape = _shape(writer, form)
-    if shape is None:
-        return None
-    frame = _block(shape.head, [block.data for block in blocks], sum(map(len, blocks)))
-    return frame.drop(_ENVELOPE) if frame is not None and _holds(frame, shape, form, blocks, most_bytes) else None
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """How records of one writer schema and form are read. `body`: the bytes that the writer's fields take."""
-
-    head: bytes
-    body: pl.Expr
+    head = _head(writer, form)
+    frame = None if head is None else _block(head, [block.data for block in blocks], sum(map(len, blocks)))
+    return frame.drop(_ENVELOPE) if frame is not None and _holds(frame, writer, form, blocks, most_bytes) else None
 
 
 @cache
-def _shape(writer: Writer, form: Form) -> _Shape | None:
-    body = writer.body_bytes
-    if writer.container is None or body is None:
+def _head(writer: Writer, form: Form) -> bytes | None:
+    """The container header for records of one writer schema and form."""
+    if writer.container is None or writer.layout is None:
         return None
     number = "double" if form.prefix.startswith(SINGLE_OBJECT) else "float"
     before = [(name, "long") for name in (_LENGTH, _ATTRIBUTES, _TIME, _OFFSET)]
     before += [(_KEY, "bytes" if form.keyed else "long"), (_SIZE, "long"), (_MARK, "long"), (_SCHEMA, number)]
-    return _Shape(container(writer.schema, before, [(_HEADERS, "long")]), body)
+    return container(writer.schema, before, [(_HEADERS, "long")])
 
 
 def _block(head: bytes, parts: Sequence[bytes | memoryview], count: int) -> pl.DataFrame | None:
@@ -122,33 +114,73 @@ def _block(head: bytes, parts: Sequence[bytes | memoryview], count: int) -> pl.D
     return frame if len(frame) == count else None
 
 
-def _holds(frame: pl.DataFrame, shape: _Shape, form: Form, blocks: Sequence[Block], most_bytes: int) -> bool:
+def _holds(frame: pl.DataFrame, writer: Writer, form: Form, blocks: Sequence[Block], most_bytes: int) -> bool:
     """Whether every guard is in its place."""
-    key = pl.lit(1, pl.Int64)
-    if form.keyed:
-        key_bytes = pl.col(_KEY).bin.size().cast(pl.Int64)
-        key = width(key_bytes) + key_bytes
-    elif not (_ints(frame, _KEY) == _NO_KEY).all():
+    length, size, time, offset = (_ints(frame, name) for name in (_LENGTH, _SIZE, _TIME, _OFFSET))
+    # The same of all: whatever is not stops here, before sizes are added up that may be anything.
+    if not (
+        _all(frame, _ATTRIBUTES, 0)
+        and _all(frame, _HEADERS, 0)
+        and _all(frame, _MARK, _mark(form.prefix))
+        and bool((_bits(frame) == _schema(form.prefix)).all())
+        and bool((offset == _counted(blocks)).all())
+        and int(size.max()) <= most_bytes
+        and (form.keyed or _all(frame, _KEY, _NO_KEY))
+    ):
         return False
-    size = pl.col(_SIZE)
+    if form.keyed:
+        key_bytes = frame[_KEY].bin.size().cast(pl.Int64).to_numpy()
+        key: Any = _widths(key_bytes) + key_bytes
+    else:
+        key = 1
     # Attributes and the number of headers are 0, and take a byte each.
-    taken = width(pl.col(_TIME)) + width(pl.col(_OFFSET)) + key + width(size) + size + 2
-    told = frame.select(
-        ((size == shape.body + len(form.prefix)) & (pl.col(_LENGTH) == taken)).all().alias("lengths"),
-        (width(pl.col(_LENGTH)) + pl.col(_LENGTH)).sum().alias("bytes"),
-        ((pl.col(_ATTRIBUTES) == 0) & (pl.col(_HEADERS) == 0) & (pl.col(_MARK) == _mark(form.prefix)))
-        .all()
-        .alias("marks"),
-        size.max().alias("largest"),
-    ).row(0, named=True)
+    taken = 2 + _widths(time) + _widths(offset) + key + _widths(size) + size
     return bool(
-        told["lengths"]
-        and told["marks"]
-        and told["bytes"] == sum(len(block.data) for block in blocks)
-        and told["largest"] <= most_bytes
-        and (_ints(frame, _OFFSET) == _counted(blocks)).all()
-        and (_bits(frame) == _schema(form.prefix)).all()
+        (size == len(form.prefix) + _body_bytes(frame, writer.layout or ())).all()
+        and (length == taken).all()
+        and int((_widths(length) + length).sum()) == sum(len(block.data) for block in blocks)
     )
+
+
+def _body_bytes(frame: pl.DataFrame, layout: Sequence[Place]) -> Any:
+    """The bytes that the writer's fields took in each record. Most columns take as many in all of them."""
+    count, fixed = len(frame), 0
+    varying: Ints = np.zeros(count, np.int64)
+    for place in layout:
+        column = frame[place.name]
+        nulls = column.null_count() if place.nullable else 0
+        fixed += place.nullable
+        if nulls == count:
+            continue
+        there = column.is_not_null().to_numpy() if nulls else True
+        if place.fixed is not None:
+            took: Any = place.fixed
+        elif place.is_text:
+            lengths = column.str.len_bytes().cast(pl.Int64).fill_null(0).to_numpy()
+            took = _widths(lengths) + lengths
+        else:
+            numbers = column.cast(pl.Int64)
+            took = _widths((numbers.fill_null(0) if nulls else numbers).to_numpy())
+        if there is not True:
+            varying += took * there
+        elif isinstance(took, int):
+            fixed += took
+        else:
+            varying += took
+    return varying + fixed
+
+
+def _widths(numbers: Ints) -> Any:
+    """The bytes that these take as zig-zag integers: one number where all take as many."""
+    least, most = int(numbers.min()), int(numbers.max())
+    if least >= 0 and (width := len(varint(least))) == len(varint(most)):
+        return width
+    return np.searchsorted(_LONGER, np.maximum(numbers, ~numbers), side="right") + 1
+
+
+def _all(frame: pl.DataFrame, name: str, number: int) -> bool:
+    column = frame[name]
+    return bool(column.min() == number == column.max())
 
 
 def _ints(frame: pl.DataFrame, name: str) -> Ints:

@@ -30,6 +30,17 @@ class IncompatibleSchemaError(ValueError):
     """The writer schema cannot be read as the contract; the message says which field and why."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A field as it lies in a record, behind a byte for its branch where it is nullable: so many bytes, or a text behind
+    its length, or an integer of variable length."""
+
+    name: str
+    nullable: bool
+    fixed: int | None = None
+    is_text: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Writer:
     """A writer schema made ready to be read as one contract. Made by `writer()`.
@@ -51,11 +62,11 @@ class Writer:
     last record would pass for its guard; with the sentinel they shift it, and it reads as something else."""
 
     @cached_property
-    def body_bytes(self) -> pl.Expr | None:
-        """The bytes that a record's fields take, from the columns that Polars reads; None where they do not tell."""
-        sizes = [_field_bytes(f["name"], f["type"]) for f in self.schema["fields"]]
-        known = [size for size in sizes if size is not None]
-        return pl.sum_horizontal(known) if len(known) == len(sizes) else None
+    def layout(self) -> tuple[Place, ...] | None:
+        """How the writer's fields lie in a record; None where their columns do not tell how many bytes they took."""
+        places = [_place(f["name"], f["type"]) for f in self.schema["fields"]]
+        known = [place for place in places if place is not None]
+        return tuple(known) if len(known) == len(places) else None
 
     @cached_property
     def adaptation(self) -> tuple[pl.Expr, ...]:
@@ -204,30 +215,16 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-def width(number: pl.Expr) -> pl.Expr:
-    """The bytes that Avro's zig-zag variable-length long takes for a number."""
-    # From these on it is one more.
-    longer = [1 << (7 * n - 1) for n in range(1, 10)]
-    magnitude = pl.when(number < 0).then(-(number + 1)).otherwise(number)
-    return pl.sum_horizontal(pl.lit(1, pl.Int64), *((magnitude >= least).cast(pl.Int64) for least in longer))
-
-
-def _field_bytes(name: str, kind: Any) -> pl.Expr | None:
-    """The bytes that a writer's field takes."""
+def _place(name: str, kind: Any) -> Place | None:
     branch, nullable = _branch(kind)
-    plain, column = _name(branch), pl.col(name)
+    plain = _name(branch)
     if plain is not None and plain in _WIDTHS:
-        size = pl.lit(_WIDTHS[plain], pl.Int64)
-    elif plain == "boolean" or (plain == "enum" and len(branch["symbols"]) <= _ONE_BYTE):
-        size = pl.lit(1, pl.Int64)
-    elif plain == "string":
-        length = column.str.len_bytes().cast(pl.Int64)
-        size = width(length) + length
-    elif plain in ("int", "long"):
-        size = width(column.cast(pl.Int64))
-    else:
-        return None
-    return pl.when(column.is_null()).then(1).otherwise(size + 1) if nullable else size
+        return Place(name, nullable, fixed=_WIDTHS[plain])
+    if plain == "boolean" or (plain == "enum" and len(branch["symbols"]) <= _ONE_BYTE):
+        return Place(name, nullable, fixed=1)
+    if plain in ("string", "int", "long"):
+        return Place(name, nullable, is_text=plain == "string")
+    return None
 
 
 def _reader_column(w: Writer, field: Field, *, raw: bool) -> pl.Expr:
