@@ -32,8 +32,8 @@ class IncompatibleSchemaError(ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """A field as it lies in a record, behind a byte for its branch where it is nullable: so many bytes, or a text behind
-    its length, or an integer of variable length."""
+    """A field as it lies in a record, behind a byte for its branch where it is nullable: so many bytes, or a text
+    behind its length, or an integer of variable length."""
 
     name: str
     nullable: bool
