@@ -99,9 +99,9 @@ def result(
 
 
 def job_table(runs: Sequence[Run], job: JobName) -> Table:
-    """One row per worker: medians, extremes, and how many times as fast ours is."""
+    """One row per worker: medians, extremes, and how many times as fast as it ours is."""
     out = Table(title=_TITLES[job])
-    for name in ("worker", "events/s", "min - max", "vigie is", "peak MiB", "CPU s", "CPU/wall"):
+    for name in ("worker", "events/s", "min - max", "vigie is", "peak MiB", "CPU s"):
         out.add_column(name, justify="left" if name == "worker" else "right", no_wrap=True)
     found = by_worker(runs, job)
     ours = median(found[OURS])["events_per_s"] if OURS in found else None
@@ -111,10 +111,9 @@ def job_table(runs: Sequence[Run], job: JobName) -> Table:
             worker,
             f"{medians['events_per_s']:,.0f}",
             f"{min(speeds):,.0f} - {max(speeds):,.0f}",
-            "" if ours is None or worker == OURS else f"{ours / medians['events_per_s']:.2f} ×",
+            "" if ours is None or worker == OURS else f"{ours / medians['events_per_s']:.1f} ×",
             f"{medians['peak_rss_mib']:,.0f}",
             f"{medians['cpu_s']:.1f}",
-            f"{statistics.median(run.cpu_s / run.wall_s for run in own):.0%}",
         )
     return out
 
