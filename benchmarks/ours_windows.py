@@ -16,7 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +51,10 @@ class Counting:
     next_offsets: dict[TP, int] = field(default_factory=dict)
     processed: int = 0
     first_s: float | None = None
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    news: dict[Domain, asyncio.Event] = field(
+        default_factory=lambda: {domain: asyncio.Event() for domain in RAW_TOPICS}
+    )
+    done: asyncio.Event = field(default_factory=asyncio.Event)
     room: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -85,7 +88,7 @@ class Counting:
             await self.room.wait()
         self.arrived[domain].append(fetched.batch)
         self.next_offsets[TP(fetched.batch.topic, fetched.batch.partition)] = fetched.batch.last_offset + 1
-        self.news.set()
+        self.news[domain].set()
 
     def take(self, domain: Domain) -> list[bytes | None]:
         """At most a batch's worth of what has arrived of a topic; the rest of what was fetched at once stays."""
@@ -98,19 +101,31 @@ class Counting:
         return values
 
     async def process(self) -> None:
-        """Count what arrives, in a thread, until all of it is counted."""
-        loop = asyncio.get_running_loop()
+        """Count what arrives, in a thread, until all of it is counted: a loop for each topic, as in the worker."""
         with ThreadPoolExecutor(1, "stages") as stages:
-            while self.processed < self.count:
-                await self.news.wait()
-                if self.waiting < self.settings.batch_records and self.processed + self.waiting < self.count:
-                    await asyncio.sleep(self.settings.linger_s)
-                self.news.clear()
-                for domain in RAW_TOPICS:
-                    while values := self.take(domain):
-                        await loop.run_in_executor(stages, self.job.take, domain, values)
-                        self.processed += len(values)
-                        self.room.set()
+            loops = [asyncio.create_task(self._loop(domain, stages)) for domain in RAW_TOPICS]
+            ended = asyncio.create_task(self.done.wait())
+            try:
+                finished, _ = await asyncio.wait([ended, *loops], return_when=asyncio.FIRST_COMPLETED)
+                for one in finished:
+                    one.result()
+            finally:
+                for one in (ended, *loops):
+                    one.cancel()
+
+    async def _loop(self, domain: Domain, stages: Executor) -> None:
+        news, most = self.news[domain], self.settings.batch_records
+        while True:
+            await news.wait()
+            if sum(map(len, self.arrived[domain])) < most:
+                await asyncio.sleep(self.settings.linger_s)
+            news.clear()
+            while values := self.take(domain):
+                await asyncio.get_running_loop().run_in_executor(stages, self.job.take, domain, values)
+                self.processed += len(values)
+                self.room.set()
+            if self.processed >= self.count:
+                self.done.set()
 
 
 def make_app(settings: Settings, counting: Counting) -> Any:

@@ -166,7 +166,9 @@ def main(
             session = Session(console, kafka, folder, setting, Agreement(events))
             session.measure(names, jobs, repeats or (1 if quick else REPEATS))
     except (BenchmarkError, KafkaError) as error:
-        console.print(str(error), markup=False, highlight=False, style="red")
+        # Notes are the end of Kafka's output.
+        told = "\n".join((str(error), *getattr(error, "__notes__", ())))
+        console.print(told, markup=False, highlight=False, style="red")
         sys.exit(1)
     for one in jobs:
         if report.by_worker(session.runs, one):

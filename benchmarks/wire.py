@@ -8,6 +8,7 @@ The last value of a key counts.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Final
@@ -16,8 +17,7 @@ import polars as pl
 from confluent_kafka import KafkaError, Message, Producer
 
 _FLUSH_S: Final = 120.0
-#: Messages handed over in one call: few enough that the producer's queue takes them.
-_AT_ONCE: Final = 50_000
+_QUEUED: Final = 500_000
 
 KEY: Final = ("domain", "layer", "zone_code", "metric", "window_start")
 VALUES: Final = ("count", "sum", "min", "max")
@@ -46,18 +46,30 @@ def publish(bootstrap: str, topic: str, keys: Sequence[bytes], values: Sequence[
     """Publish results to the topic's partition 0, and return once the broker has all. Raises PublishError."""
     failed: list[str] = []
 
-    def delivered(error: KafkaError | None, _: Message) -> None:
+    def undelivered(error: KafkaError | None, _: Message) -> None:
         if error is not None:
             failed.append(error.name())
 
     producer = Producer(
-        {"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, "linger.ms": 20, "log_level": 3}
+        {
+            "bootstrap.servers": bootstrap,
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": 20,
+            "queue.buffering.max.messages": _QUEUED,
+            # One call into Python for each that was delivered would cost as much as sending it.
+            "delivery.report.only.error": True,
+            "log_level": 3,
+        }
     )
-    for start in range(0, len(keys), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        for key, value in zip(keys[part], values[part], strict=True):
-            producer.produce(topic, value, key, partition=0, on_delivery=delivered)
-        if left := producer.flush(_FLUSH_S):
-            raise PublishError(f"{left} results were not delivered to {topic} within {_FLUSH_S:.0f} s")
-    if failed:
-        raise PublishError(f"{len(failed)} results were not delivered to {topic}: {sorted(set(failed))}")
+    for key, value in zip(keys, values, strict=True):
+        while True:
+            with contextlib.suppress(BufferError):
+                producer.produce(topic, value, key, partition=0, on_delivery=undelivered)
+                break
+            producer.poll(0.1)
+    left = producer.flush(_FLUSH_S)
+    if left or failed:
+        raise PublishError(
+            f"{left} results were not delivered to {topic} in time, others failed: {sorted(set(failed))}"
+        )
