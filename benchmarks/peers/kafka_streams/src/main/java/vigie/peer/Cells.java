@@ -15,71 +15,102 @@ import org.apache.kafka.common.serialization.Serializer;
  */
 final class Cells {
     private static final int PER_METRIC = 4;
-    private static final int HEADER_BYTES = Long.BYTES + Long.BYTES + 1;
+    private static final int HEADER_BYTES = 2 * Long.BYTES;
+    private static final double[] NONE = {};
 
     private long events;
-    /** Count, sum, minimum and maximum of metric i from 4 * i on; a count of 0 makes the others mean nothing. */
-    private final double[] numbers;
-
-    Cells(int metrics) {
-        numbers = new double[PER_METRIC * metrics];
-    }
+    /** Bit i is set when metric i is there. A thing sends few of its contract's metrics, and always the same. */
+    private long there;
+    /** Count, sum, minimum and maximum of each metric that is there. */
+    private double[] numbers = NONE;
 
     void add(Observation observation) {
         events++;
-        for (long left = observation.present; left != 0; left &= left - 1) {
+        widen(observation.present);
+        int at = 0;
+        for (long left = there; left != 0; left &= left - 1, at += PER_METRIC) {
             int metric = Long.numberOfTrailingZeros(left);
-            double value = observation.metrics[metric];
-            add(PER_METRIC * metric, 1, value, value, value);
+            if ((observation.present >>> metric & 1) != 0) {
+                double value = observation.metrics[metric];
+                add(at, 1, value, value, value);
+            }
         }
     }
 
     /** Adds the other one to this one and returns this one. */
     Cells merge(Cells other) {
         events += other.events;
-        for (int at = 0; at < numbers.length; at += PER_METRIC) {
-            if (other.numbers[at] != 0) {
-                add(at, other.numbers[at], other.numbers[at + 1], other.numbers[at + 2], other.numbers[at + 3]);
+        widen(other.there);
+        int at = 0;
+        int from = 0;
+        for (long left = there; left != 0; left &= left - 1, at += PER_METRIC) {
+            if ((other.there >>> Long.numberOfTrailingZeros(left) & 1) != 0) {
+                double[] one = other.numbers;
+                add(at, one[from], one[from + 1], one[from + 2], one[from + 3]);
+                from += PER_METRIC;
             }
         }
         return this;
     }
 
+    /** Makes room for metrics that are not there yet, with a count of 0. */
+    private void widen(long present) {
+        if ((present & ~there) == 0) {
+            return;
+        }
+        long all = there | present;
+        double[] wider = new double[PER_METRIC * Long.bitCount(all)];
+        int at = 0;
+        int from = 0;
+        for (long left = all; left != 0; left &= left - 1, at += PER_METRIC) {
+            if ((there >>> Long.numberOfTrailingZeros(left) & 1) != 0) {
+                System.arraycopy(numbers, from, wider, at, PER_METRIC);
+                from += PER_METRIC;
+            }
+        }
+        there = all;
+        numbers = wider;
+    }
+
     private void add(int at, double count, double sum, double least, double most) {
-        if (numbers[at] == 0) {
-            numbers[at + 2] = least;
-            numbers[at + 3] = most;
-        } else if (least < numbers[at + 2]) {
-            numbers[at + 2] = least;
+        double[] into = numbers;
+        boolean first = into[at] == 0;
+        into[at] += count;
+        into[at + 1] += sum;
+        if (first || least < into[at + 2]) {
+            into[at + 2] = least;
         }
-        if (most > numbers[at + 3]) {
-            numbers[at + 3] = most;
+        if (first || most > into[at + 3]) {
+            into[at + 3] = most;
         }
-        numbers[at] += count;
-        numbers[at + 1] += sum;
     }
 
     long events() {
         return events;
     }
 
-    long count(int metric) {
-        return (long) numbers[PER_METRIC * metric];
+    /** The metrics that are there, as bits. What follows is of the nth of these, counted from 0. */
+    long there() {
+        return there;
     }
 
-    double sum(int metric) {
-        return numbers[PER_METRIC * metric + 1];
+    long count(int nth) {
+        return (long) numbers[PER_METRIC * nth];
     }
 
-    double least(int metric) {
-        return numbers[PER_METRIC * metric + 2];
+    double sum(int nth) {
+        return numbers[PER_METRIC * nth + 1];
     }
 
-    double most(int metric) {
-        return numbers[PER_METRIC * metric + 3];
+    double least(int nth) {
+        return numbers[PER_METRIC * nth + 2];
     }
 
-    /** Events, a bit for each metric that is there, the number of metrics, and the numbers of those that are there. */
+    double most(int nth) {
+        return numbers[PER_METRIC * nth + 3];
+    }
+
+    /** The number of events, the metrics that are there as bits, and their numbers. */
     static Serde<Cells> serde() {
         Serializer<Cells> serializer = (topic, cells) -> cells == null ? null : cells.toBytes();
         Deserializer<Cells> deserializer = (topic, bytes) -> bytes == null ? null : fromBytes(bytes);
@@ -87,39 +118,21 @@ final class Cells {
     }
 
     private byte[] toBytes() {
-        long there = 0;
-        for (int at = 0; at < numbers.length; at += PER_METRIC) {
-            if (numbers[at] != 0) {
-                there |= 1L << at / PER_METRIC;
-            }
-        }
-        int size = HEADER_BYTES + Long.bitCount(there) * PER_METRIC * Double.BYTES;
-        ByteBuffer into = ByteBuffer.allocate(size);
-        into.putLong(events).putLong(there).put((byte) (numbers.length / PER_METRIC));
-        for (long left = there; left != 0; left &= left - 1) {
-            int at = PER_METRIC * Long.numberOfTrailingZeros(left);
-            for (int i = at; i < at + PER_METRIC; i++) {
-                into.putDouble(numbers[i]);
-            }
-        }
+        ByteBuffer into = ByteBuffer.allocate(HEADER_BYTES + numbers.length * Double.BYTES);
+        into.putLong(events).putLong(there).asDoubleBuffer().put(numbers);
         return into.array();
     }
 
     private static Cells fromBytes(byte[] bytes) {
-        if (bytes.length < HEADER_BYTES) {
-            throw new SerializationException("these bytes are too few to be cells");
-        }
         ByteBuffer from = ByteBuffer.wrap(bytes);
-        long events = from.getLong();
-        long there = from.getLong();
-        Cells cells = new Cells(from.get());
-        cells.events = events;
-        for (long left = there; left != 0; left &= left - 1) {
-            int at = PER_METRIC * Long.numberOfTrailingZeros(left);
-            for (int i = at; i < at + PER_METRIC; i++) {
-                cells.numbers[i] = from.getDouble();
-            }
+        Cells cells = new Cells();
+        cells.events = from.getLong();
+        cells.there = from.getLong();
+        cells.numbers = new double[PER_METRIC * Long.bitCount(cells.there)];
+        if (from.remaining() != cells.numbers.length * Double.BYTES) {
+            throw new SerializationException("these bytes are no cells");
         }
+        from.asDoubleBuffer().get(cells.numbers);
         return cells;
     }
 }

@@ -44,7 +44,7 @@ final class Partials implements StateStore {
         for (int zone : found) {
             Cells cells = slot[zone];
             if (cells == null) {
-                cells = slot[zone] = new Cells(observation.metrics.length);
+                cells = slot[zone] = new Cells();
                 size++;
             }
             cells.add(observation);

@@ -52,13 +52,11 @@ final class Results implements Processor<Windowed<Bytes>, Cells, byte[], byte[]>
         long at = record.timestamp();
         send(series, EVENTS, start, "[" + cells.events() + ",0,0,0]", at);
         byte[][] names = endings[series[0]];
-        for (int metric = 0; metric < names.length; metric++) {
-            long count = cells.count(metric);
-            if (count != 0) {
-                String value = "[" + count + "," + text(cells.sum(metric)) + "," + text(cells.least(metric)) + ","
-                    + text(cells.most(metric)) + "]";
-                send(series, names[metric], start, value, at);
-            }
+        int nth = 0;
+        for (long left = cells.there(); left != 0; left &= left - 1, nth++) {
+            String value = "[" + cells.count(nth) + "," + text(cells.sum(nth)) + "," + text(cells.least(nth)) + ","
+                + text(cells.most(nth)) + "]";
+            send(series, names[Long.numberOfTrailingZeros(left)], start, value, at);
         }
     }
 
