@@ -10,17 +10,16 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from benchmarks.peers.kafka_streams import build
 from benchmarks.processes import ROOT, BenchmarkError
-from tests.support.kafka import install, java_version
+from tests.support.kafka import java_version
 
 PEERS: Final = ROOT / "benchmarks" / "peers"
 CACHE: Final = ROOT / ".cache" / "peers"
@@ -58,34 +57,25 @@ def versions_of(peer: str) -> dict[str, str]:
     return found
 
 
-def jars_of(peer: str) -> list[Path]:
-    """The peer's jar and those it needs, built by Maven where its sources have changed. Raises CannotSetUp."""
-    folder = PEERS / peer
-    sources = [folder / "pom.xml", *sorted(path for path in (folder / "src").rglob("*") if path.is_file())]
-    home = CACHE / f"{peer}-{_digest(sources)}"
-    with _alone(peer):
-        if not home.is_dir():
-            if shutil.which("mvn") is None:
-                raise CannotSetUp(f"{peer} cannot be set up: no mvn on PATH, install Maven")
-            with tempfile.TemporaryDirectory(dir=CACHE, prefix="building-") as name:
-                draft = Path(name) / "home"
-                pom = ["-f", str(folder / "pom.xml"), "-DskipTests", f"-Dpeer.build={draft}"]
-                _make(peer, ["mvn", "-B", "-q", *pom, "package"])
-                # It appears whole or not at all.
-                draft.rename(home)
-    return [home / "peer.jar", *sorted((home / "lib").glob("*.jar"))]
+def kafka_streams(folder: Path) -> list[str]:
+    """What starts the peer in Java, without its options; temporary files lie in `folder`. Raises CannotSetUp."""
+    java, *rest = _kafka_streams()
+    return [java, f"-Djava.io.tmpdir={folder}", *rest]
 
 
-def java_command(peer: str, folder: Path) -> list[str]:
-    """How to start a peer in Java; its temporary files lie in `folder`. Raises CannotSetUp."""
-    flags = [f"@{PEERS / peer / 'jvm.options'}", f"-Djava.io.tmpdir={folder}"]
-    return [install().java, *flags, "-cp", os.pathsep.join(map(str, jars_of(peer))), "vigie.peer.Main"]
-
-
-def versions_of_jars(peer: str) -> dict[str, str]:
-    """The versions of the jars a peer needs, and of its Java. Raises CannotSetUp."""
-    names = (re.fullmatch(r"(.+?)-(\d.*)", jar.stem) for jar in jars_of(peer))
+def versions_of_kafka_streams() -> dict[str, str]:
+    """The versions of its jars, and of its Java. Raises CannotSetUp."""
+    class_path = _kafka_streams()[-2].split(os.pathsep)
+    jars = sorted(jar for part in class_path for jar in Path(part).parent.glob("*.jar"))
+    names = (re.fullmatch(r"(.+?)-(\d.*)", jar.stem) for jar in jars)
     return {"java": java_version() or "?", **{found[1]: found[2] for found in names if found}}
+
+
+def _kafka_streams() -> list[str]:
+    try:
+        return build.command()
+    except build.BuildError as error:
+        raise CannotSetUp(f"kafka_streams cannot be set up: {error}") from None
 
 
 def _lines(requirements: Path) -> Iterator[str]:

@@ -62,13 +62,14 @@ def run(command: Sequence[str], *, core: int | None, log: Path, timeout_s: float
             stdout=subprocess.PIPE,
             stderr=errors,
         )
-    try:
-        printed, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"no end after {timeout_s:.0f} s: {_told(command, log)}") from None
-    finally:
-        process.kill()
-        process.wait()
+    # Leaving the block closes the pipe and waits for the end.
+    with process:
+        try:
+            printed, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"no end after {timeout_s:.0f} s: {_told(command, log)}") from None
+        finally:
+            process.kill()
     text = printed.decode("utf-8", "replace")
     if process.returncode != 0:
         raise BenchmarkError(f"exit code {process.returncode}: {_told(command, log)}\n{text[-2000:]}".rstrip())

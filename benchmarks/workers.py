@@ -157,7 +157,7 @@ def _start_python_peer(name: str, setting: Setting, job: JobName, place: Place) 
 
 
 def _start_kafka_streams(setting: Setting, job: JobName, place: Place) -> tuple[Mapping[str, Any], Done]:
-    command = environments.java_command("kafka_streams", place.folder)
+    command = environments.kafka_streams(place.folder)
     done = setting.run([*command, *_options(setting, job, place, assets=str(setting.assets))], place.folder)
     return done.figures(), done
 
@@ -210,8 +210,6 @@ WORKERS: Final[Mapping[str, Worker]] = {
         _python_peer("faust_record"),
         _python_peer("quix_streams"),
         _python_peer("bytewax"),
-        Worker(
-            "kafka_streams", ("windows",), partial(environments.versions_of_jars, "kafka_streams"), _start_kafka_streams
-        ),
+        Worker("kafka_streams", ("windows",), environments.versions_of_kafka_streams, _start_kafka_streams),
     )
 }
