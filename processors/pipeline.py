@@ -9,8 +9,10 @@ it, one batch at a time and in offset order; nothing here reads a clock.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
@@ -25,12 +27,10 @@ from processors.locate import Locator
 from processors.order import Held
 from processors.refusals import Breach, RefusalLimits, Refusals
 from processors.validate import ClockLimits, validate
-from schemas.codec import STAGE as DECODE
-from schemas.codec import decode
+from schemas.codec import MOST_BYTES, Lookup, decode
 from schemas.contracts import Domain, contract_of
 from schemas.records import Batch
 from schemas.rejects import Reason, no_rejects, rejects
-from schemas.writers import Writer
 
 #: Changes when the same records would give other rows; stands on every chunk.
 CODE_VERSION: Final = "2"
@@ -49,7 +49,7 @@ class Limits:
     clock: ClockLimits = field(default_factory=ClockLimits)
     disorder_ms: int = 0
     chunk_records: int = 65_536
-    max_record_bytes: int = 1_048_576
+    max_record_bytes: int = MOST_BYTES
     refusals: RefusalLimits = field(default_factory=RefusalLimits)
 
 
@@ -59,6 +59,8 @@ class Reference:
 
     locator: Locator
     limits: Limits = field(default_factory=Limits)
+    older_schemas: tuple[str, ...] = ()
+    """Fingerprints of the schemas that can be read beside today's."""
 
     @property
     def territory_versions(self) -> str:
@@ -66,12 +68,19 @@ class Reference:
         territories = sorted(self.locator.territories.items())
         return ",".join(f"{jurisdiction}={territory.version}" for jurisdiction, territory in territories)
 
+    @cached_property
+    def settings_version(self) -> str:
+        """Changes when the same records would become other rows because of a setting. How many refusals are allowed
+        only decides whether the worker goes on."""
+        told = replace(self.limits, refusals=RefusalLimits())
+        return blake2b(repr((told, sorted(self.older_schemas))).encode(), digest_size=8).hexdigest()
+
 
 @dataclass
 class Chunk:
     """A run of consecutive offsets, named by its first: the unit of exact aggregation.
 
-    It has one code version and one set of territory versions: with others a process begins a chunk of its own.
+    It has one version of the code, the territories and the settings: with others a process begins a chunk of its own.
     """
 
     first_offset: int
@@ -97,6 +106,7 @@ class PartitionState:
     held: Held
     refusals: Refusals
     territory_versions: str
+    settings_version: str
     watermark_ms: int = 0
     passed_ms: int = 0
     seen: Seen = field(default_factory=Seen)
@@ -140,6 +150,7 @@ def new_state(topic: str, partition: int, domain: Domain, reference: Reference) 
         held=Held(domain),
         refusals=Refusals(),
         territory_versions=reference.territory_versions,
+        settings_version=reference.settings_version,
     )
 
 
@@ -147,7 +158,7 @@ def run(
     batch: Batch,
     state: PartitionState,
     reference: Reference,
-    writers: Mapping[bytes, Writer | None],
+    writers: Lookup,
     condemned: Container[int] = frozenset(),
 ) -> list[Outcome]:
     """Take one batch through every stage, once per chunk it touches. Changes `state`.
@@ -176,13 +187,12 @@ def _run_within_chunk(
     state: PartitionState,
     chunk: Chunk,
     reference: Reference,
-    writers: Mapping[bytes, Writer | None],
+    writers: Lookup,
     condemned: Container[int],
 ) -> Outcome:
     contract, limits, locator = contract_of(state.domain), reference.limits, reference.locator
 
-    sized, too_large = _within_size(batch, limits.max_record_bytes)
-    decoded = decode(contract, sized, writers)
+    decoded = decode(contract, batch, writers, limits.max_record_bytes)
     frame = _with_position(decoded.frame, batch, chunk, state.domain)
     frame, unstorable = _without_condemned(frame, condemned)
     frame, invalid = validate(frame, contract, state.domain, locator.jurisdictions, limits.clock)
@@ -194,8 +204,7 @@ def _run_within_chunk(
     chunk.windows.add(frame, contract, state.domain)
     transitions = _detect(frame, state)
 
-    undecoded = decoded.rejects if too_large is None else _replaced(decoded.rejects, too_large)
-    refused = pl.concat((undecoded, unstorable, invalid, elsewhere, repeated))
+    refused = pl.concat((decoded.rejects, unstorable, invalid, elsewhere, repeated))
     breach = state.refusals.step(batch.offsets, refused, limits.refusals)
     return Outcome(batch, state.domain, frame, refused, transitions, breach)
 
@@ -262,19 +271,3 @@ def _without_condemned(frame: pl.DataFrame, condemned: Container[int]) -> tuple[
     refused = pl.Series([offset in condemned for offset in frame["offset"].to_list()], dtype=pl.Boolean)
     out = rejects(frame["row"].filter(refused), SINK_STAGE, Reason.SINK, "refused by ClickHouse")
     return frame.filter(~refused), out
-
-
-def _within_size(batch: Batch, most: int) -> tuple[list[bytes | None], pl.DataFrame | None]:
-    """The values, with null in place of those that are too large, and the rejects of these."""
-    values = list(batch.values)
-    if max(map(len, filter(None, values)), default=0) <= most:
-        return values, None
-    rows = [row for row, value in enumerate(values) if value is not None and len(value) > most]
-    for row in rows:
-        values[row] = None
-    return values, rejects(pl.Series(rows), DECODE, Reason.TOO_LARGE, f"larger than {most} bytes")
-
-
-def _replaced(undecoded: pl.DataFrame, better: pl.DataFrame) -> pl.DataFrame:
-    """Rejects with the rows of `better` saying what `better` says."""
-    return pl.concat((undecoded.join(better.select("row"), on="row", how="anti"), better))

@@ -34,7 +34,8 @@ class Thawed:
 
     Read on from `last_offset` + 1. `chunk_first` is the first offset of the open chunk; None where the next record
     begins a chunk, because none was open or because versions differ. `previous_first` is that of the chunk before.
-    `code_version` and `territory_versions` are those that froze it; `same_versions` says whether they are today's.
+    `code_version` and `territory_versions` are those that froze it; `same_versions` says whether they, and the settings
+    that decide what becomes of a record, are today's.
     """
 
     state: PartitionState
@@ -58,6 +59,7 @@ def freeze(state: PartitionState, last_offset: int) -> bytes:
         "format": _FORMAT,
         "code_version": CODE_VERSION,
         "territory_versions": state.territory_versions,
+        "settings_version": state.settings_version,
         "topic": state.topic,
         "partition": state.partition,
         "domain": state.domain,
@@ -75,8 +77,8 @@ def freeze(state: PartitionState, last_offset: int) -> bytes:
 def thaw(data: bytes, topic: str, partition: int, domain: Domain, reference: Reference) -> Thawed:
     """The state of `freeze`, with today's territories and thresholds; what a rule had raised that is off is withdrawn.
 
-    Another code or territory version is no error: the state goes on, in a new chunk. Raises SnapshotError for bytes
-    that are damaged, of another place, or in a form that this code does not read.
+    Another version of code, territory or settings is no error: the state goes on, in a new chunk. Raises SnapshotError
+    for bytes that are damaged, of another place, or in a form that this code does not read.
     """
     head, parts = _parts(data)
     try:
@@ -90,6 +92,7 @@ def thaw(data: bytes, topic: str, partition: int, domain: Domain, reference: Ref
         chunk_first, state.previous_first = head["chunk_first"], head["previous_first"]
         versions = head["code_version"], head["territory_versions"]
         same = versions == (CODE_VERSION, state.territory_versions)
+        same = same and head.get("settings_version") == state.settings_version
         if not same and chunk_first is not None:
             chunk_first, state.previous_first = None, chunk_first
         state.unopened = chunk_first

@@ -1,7 +1,8 @@
 """Bytes to frames, a batch in one call.
 
-Avro bodies of one writer schema put one after the other are an Avro data block, so a container header in front of
-them lets Polars decode the batch into columns. The guard that makes this safe: the schema is read with one trailing
+Records that come as a broker keeps them are decoded as they are (`blocks`). What cannot be is taken apart: Avro bodies
+of one writer schema put one after the other are an Avro data block, so a container header in front of them lets Polars
+decode them into columns. The guard that makes this safe: the schema is read with one trailing
 `long` field, and each body is followed by its row number. A column other than 0..n-1, or any failure, means that some
 record is bad; its block is taken apart until it stands alone, and it is rejected alone.
 """
@@ -10,19 +11,21 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
-from typing import Any, Final
+from itertools import chain, groupby
+from typing import Any, Final, Protocol
 
 import fastavro
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
+from schemas.blocks import Form, form_of, read
 from schemas.contracts import Contract, Field
 from schemas.framing import prefix_of
 from schemas.panics import quiet_panics
+from schemas.records import Batch, Block
 from schemas.rejects import REJECT_SCHEMA, Reason, no_rejects
 from schemas.writers import ROW, SYNC, Writer, varint
 
@@ -31,6 +34,9 @@ STAGE: Final = "decode"
 #: A batch that will not decode as a whole is tried again in blocks of this many records, and a block that will not is
 #: read record by record: one bad record costs its 255 neighbours about 5 us each, and no more than two failures.
 _BLOCK: Final = 256
+
+#: What Kafka takes for a record unless it is told otherwise.
+MOST_BYTES: Final = 1_048_576
 
 #: Everything fastavro is known to raise on bytes that are not what the schema says.
 _BAD_BYTES: Final = (
@@ -55,52 +61,134 @@ def _row_numbers(count: int) -> Sequence[bytes]:
     return _ROW_NUMBERS
 
 
-def decode(contract: Contract, values: Sequence[bytes | None], writers: Mapping[bytes, Writer | None]) -> Decoded:
-    """Decode one batch. Every row of `values` ends in exactly one of the two frames; no bytes raise.
+class Lookup(Protocol):
+    """Resolves the framing bytes of a record to a writer made for the batch's contract; None when nobody knows the
+    schema or it does not fit. A dictionary is one."""
 
-    `writers` resolves each prefix of `prefixes(values)`: to a writer made for this contract, or to None when nobody
-    knows the schema or it does not fit (the record is then rejected as unknown_schema).
+    def get(self, prefix: bytes, /) -> Writer | None: ...
+
+
+def decode(contract: Contract, batch: Batch, writers: Lookup, most_bytes: int = MOST_BYTES) -> Decoded:
+    """Decode one batch. Every record ends in exactly one of the two frames; no bytes raise.
+
+    A record whose writer nobody knows is rejected as unknown_schema, one with a value of more than `most_bytes` as
+    too_large.
     """
-    groups: dict[bytes, tuple[list[int], list[bytes]]] = {}
-    bad: list[tuple[int, Reason, str]] = []
-    heads = {value[:10] for value in values if value}
-    if len(heads) == 1 and None not in values and b"" not in values and (only := prefix_of(next(iter(heads)))):
-        cut = len(only)
-        groups[only] = (list(range(len(values))), [value[cut:] for value in values if value is not None])
-    else:
-        for row, value in enumerate(values):
-            prefix = prefix_of(value) if value else None
-            if value is None or prefix is None:
-                bad.append((row, Reason.DECODE, "no value" if not value else "no known framing"))
+    found = _Found(contract, writers, most_bytes)
+    row = 0
+    waiting: list[tuple[int, Block]] = []
+    for piece in batch.pieces:
+        if isinstance(piece, Block):
+            waiting.append((row, piece))
+        else:
+            found.blocks(waiting)
+            waiting = []
+            found.values(row, piece.values)
+        row += len(piece)
+    found.blocks(waiting)
+    return found.decoded()
+
+
+def decode_values(
+    contract: Contract, values: Sequence[bytes | None], writers: Lookup, most_bytes: int = MOST_BYTES
+) -> Decoded:
+    """The same for values that stand alone."""
+    found = _Found(contract, writers, most_bytes)
+    found.values(0, values)
+    return found.decoded()
+
+
+class _Found:
+    """What has been decoded of a batch so far: frames with `row` and the contract's columns, and bad records."""
+
+    def __init__(self, contract: Contract, writers: Lookup, most_bytes: int) -> None:
+        self._contract = contract
+        self._writers = writers
+        self._most_bytes = most_bytes
+        self._frames: list[pl.DataFrame] = []
+        self._bad: list[tuple[int, Reason, str]] = []
+
+    def decoded(self) -> Decoded:
+        if not self._frames:
+            frame = pl.DataFrame(schema={"row": pl.UInt32(), **self._contract.frame_schema()})
+        elif len(self._frames) == 1:
+            frame = self._frames[0]
+        else:
+            frame = pl.concat(self._frames).sort("row")
+        if not self._bad:
+            return Decoded(frame, no_rejects())
+        bad = [(row, STAGE, reason.value, why) for row, reason, why in sorted(self._bad)]
+        return Decoded(frame, pl.DataFrame(bad, schema=REJECT_SCHEMA, orient="row"))
+
+    def blocks(self, numbered: Sequence[tuple[int, Block]]) -> None:
+        """Decode blocks that follow one another; with each the row of its first record."""
+        alike = groupby(((row, block, form_of(block)) for row, block in numbered), key=lambda one: one[2])
+        for form, group in alike:
+            run = [(row, block) for row, block, _ in group]
+            writer = None if form is None else self._writers.get(form.prefix)
+            if form is None or writer is None:
+                self._apart(run)
+            elif not self._whole(writer, form, run):
+                for part in _gathered(run):
+                    if len(part) == len(run) or not self._whole(writer, form, part):
+                        self._apart(part)
+
+    def _whole(self, writer: Writer, form: Form, run: Sequence[tuple[int, Block]]) -> bool:
+        frame = read(writer, form, [block for _, block in run], self._most_bytes)
+        if frame is None:
+            return False
+        first = run[0][0]
+        rows = pl.int_range(first, first + len(frame), dtype=pl.UInt32, eager=True)
+        self._frames.append(_adapted(writer, rows, frame))
+        return True
+
+    def _apart(self, run: Sequence[tuple[int, Block]]) -> None:
+        self.values(run[0][0], [value for _, block in run for value in block.rows.values])
+
+    def values(self, first: int, values: Sequence[bytes | None]) -> None:
+        """Decode values one after the other; `first` is the row of the first."""
+        for prefix, (rows, bodies) in self._grouped(first, values).items():
+            writer = self._writers.get(prefix)
+            if writer is None:
+                why = f"schema {prefix.hex()} is not known here"
+                self._bad += ((row, Reason.UNKNOWN_SCHEMA, why) for row in rows)
                 continue
-            rows, bodies = groups.setdefault(prefix, ([], []))
-            rows.append(row)
-            bodies.append(value[len(prefix) :])
-    frames: list[pl.DataFrame] = []
-    for prefix, (rows, bodies) in groups.items():
-        found = writers.get(prefix)
-        if found is None:
-            bad.extend((row, Reason.UNKNOWN_SCHEMA, f"schema {prefix.hex()} is not known here") for row in rows)
-            continue
-        pieces, bad_rows = _decode_bodies(found, rows, bodies)
-        frames.extend(pieces)
-        bad.extend((row, Reason.DECODE, f"not a {contract.name}") for row in bad_rows)
-    if not frames:
-        frame = pl.DataFrame(schema={"row": pl.UInt32(), **contract.frame_schema()})
-    elif len(frames) == 1:
-        frame = frames[0]
-    else:
-        frame = pl.concat(frames).sort("row")
-    if not bad:
-        return Decoded(frame, no_rejects())
-    bad.sort()
-    return Decoded(
-        frame,
-        pl.DataFrame([(r, STAGE, reason.value, why) for r, reason, why in bad], schema=REJECT_SCHEMA, orient="row"),
-    )
+            pieces, bad_rows = _decode_bodies(writer, rows, bodies)
+            self._frames += pieces
+            self._bad += ((row, Reason.DECODE, f"not a {self._contract.name}") for row in bad_rows)
+
+    def _grouped(self, first: int, values: Sequence[bytes | None]) -> Mapping[bytes, tuple[Sequence[int], list[bytes]]]:
+        """Rows and bodies by framing; what has none is bad."""
+        sizes = [0 if value is None else len(value) for value in values]
+        heads = {value[:10] for value in values if value}
+        if len(heads) == 1 and min(sizes) and max(sizes) <= self._most_bytes and (only := prefix_of(heads.pop())):
+            cut = len(only)
+            return {only: (range(first, first + len(values)), [value[cut:] for value in values if value])}
+        groups: dict[bytes, tuple[list[int], list[bytes]]] = {}
+        for row, (value, size) in enumerate(zip(values, sizes, strict=True), first):
+            prefix = prefix_of(value) if value else None
+            if size > self._most_bytes:
+                self._bad.append((row, Reason.TOO_LARGE, f"larger than {self._most_bytes} bytes"))
+            elif value is None or prefix is None:
+                self._bad.append((row, Reason.DECODE, "no value" if not value else "no known framing"))
+            else:
+                rows, bodies = groups.setdefault(prefix, ([], []))
+                rows.append(row)
+                bodies.append(value[len(prefix) :])
+        return groups
 
 
-def _decode_bodies(w: Writer, rows: list[int], bodies: list[bytes]) -> tuple[list[pl.DataFrame], list[int]]:
+def _gathered(run: Sequence[tuple[int, Block]]) -> Iterator[Sequence[tuple[int, Block]]]:
+    """Blocks that follow one another in parts of about `_BLOCK` records."""
+    start = count = 0
+    for number, (_, block) in enumerate(run):
+        count += len(block)
+        if count >= _BLOCK or number == len(run) - 1:
+            yield run[start : number + 1]
+            start, count = number + 1, 0
+
+
+def _decode_bodies(w: Writer, rows: Sequence[int], bodies: list[bytes]) -> tuple[list[pl.DataFrame], Sequence[int]]:
     """Frames of the good bodies, and the batch rows of the bad ones."""
     if w.container is not None and (frame := _columnar(w, bodies)) is not None:
         return [_adapted(w, rows, frame)], []
@@ -175,7 +263,7 @@ def _block(w: Writer, bodies: list[bytes]) -> pl.DataFrame | None:
     return frame
 
 
-def _one_by_one(w: Writer, rows: list[int], bodies: list[bytes]) -> tuple[list[pl.DataFrame], list[int]]:
+def _one_by_one(w: Writer, rows: Sequence[int], bodies: list[bytes]) -> tuple[list[pl.DataFrame], list[int]]:
     good_rows: list[int] = []
     good: list[dict[str, Any]] = []
     bad: list[int] = []
@@ -206,6 +294,6 @@ def _raw_dtype(field: Field) -> pl.DataType:
     return pl.Int64() if isinstance(field.dtype, pl.Datetime) else field.dtype
 
 
-def _adapted(w: Writer, rows: list[int], frame: pl.DataFrame, *, raw: bool = False) -> pl.DataFrame:
+def _adapted(w: Writer, rows: Sequence[int] | pl.Series, frame: pl.DataFrame, *, raw: bool = False) -> pl.DataFrame:
     """A frame with the writer's columns as `row` and the contract's columns, in contract order."""
     return frame.select(pl.Series("row", rows, dtype=pl.UInt32), *(w.raw_adaptation if raw else w.adaptation))

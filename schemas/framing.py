@@ -7,7 +7,7 @@ fingerprint in 8 bytes). The framing bytes, called the *prefix*, name the writer
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import fastavro
@@ -47,9 +47,3 @@ def prefix_of(value: bytes) -> bytes | None:
     if value.startswith(CONFLUENT) and len(value) >= 5:
         return value[:5]
     return None
-
-
-def prefixes(values: Iterable[bytes | None]) -> set[bytes]:
-    """The distinct framings in a batch: what has to be resolved to writers before `decode`."""
-    heads = {value[:10] for value in values if value}
-    return {prefix for head in heads if (prefix := prefix_of(head)) is not None}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,61 @@ Header = tuple[str, bytes | None]
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Records one by one. All sequences have the same length."""
+
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Sequence[Header]]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def rows(self) -> Rows:
+        return self
+
+    @property
+    def size_bytes(self) -> int:
+        """What the values take."""
+        return sum(map(len, filter(None, self.values)))
+
+    def part(self, start: int, stop: int) -> Rows:
+        """The records from index `start` to before `stop`."""
+        return Rows(self.keys[start:stop], self.values[start:stop], self.headers[start:stop])
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Records as a broker keeps them together: the uncompressed records of one record batch of Kafka's format 2.
+
+    `unpack` takes them apart, which costs more than all else that is done with most of them.
+    """
+
+    data: bytes | memoryview
+    count: int
+    unpack: Callable[[], Rows]
+
+    def __len__(self) -> int:
+        return self.count
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The records one by one."""
+        return self.unpack()
+
+    @property
+    def size_bytes(self) -> int:
+        """What the records take, with their keys, headers and framing."""
+        return len(self.data)
+
+
+Piece = Rows | Block
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """Records of one partition in offset order. All sequences have the same length, at least 1.
+    """Records of one partition in offset order. `pieces` hold as many as there are offsets, at least 1.
 
     `offsets` are strictly increasing (compaction and transactions leave gaps). `received_ms` is the broker's time in
     milliseconds since 1970.
@@ -23,9 +77,7 @@ class Batch:
     partition: int
     offsets: npt.NDArray[np.int64]
     received_ms: npt.NDArray[np.int64]
-    keys: Sequence[bytes | None]
-    values: Sequence[bytes | None]
-    headers: Sequence[Sequence[Header]]
+    pieces: Sequence[Piece]
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -38,6 +90,27 @@ class Batch:
     def last_offset(self) -> int:
         return int(self.offsets[-1])
 
+    @property
+    def size_bytes(self) -> int:
+        """About what its records take."""
+        return sum(piece.size_bytes for piece in self.pieces)
+
+    @property
+    def values(self) -> list[bytes | None]:
+        """Every value, taken out of its piece."""
+        return [value for piece in self.pieces for value in piece.rows.values]
+
+    def original(self, row: int) -> tuple[bytes | None, bytes | None, Sequence[Header]]:
+        """Key, value and headers of the record at an index."""
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        piece = self.pieces[number]
+        rows, index = piece.rows, row - int(self._ends[number]) + len(piece)
+        return rows.keys[index], rows.values[index], rows.headers[index]
+
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        return np.cumsum([len(piece) for piece in self.pieces])
+
     def part(self, start: int, stop: int) -> Batch:
         """The records from index `start` to before `stop`."""
         return Batch(
@@ -45,10 +118,17 @@ class Batch:
             self.partition,
             self.offsets[start:stop],
             self.received_ms[start:stop],
-            self.keys[start:stop],
-            self.values[start:stop],
-            self.headers[start:stop],
+            list(_between(self.pieces, start, stop)),
         )
+
+
+def _between(pieces: Iterable[Piece], start: int, stop: int) -> Iterator[Piece]:
+    end = 0
+    for piece in pieces:
+        begin, end = end, end + len(piece)
+        low, high = max(start, begin), min(stop, end)
+        if low < high:
+            yield piece if high - low == len(piece) else piece.rows.part(low - begin, high - begin)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -60,7 +140,5 @@ def joined(batches: Sequence[Batch]) -> Batch:
         batches[0].partition,
         np.concatenate([b.offsets for b in batches]),
         np.concatenate([b.received_ms for b in batches]),
-        [key for b in batches for key in b.keys],
-        [value for b in batches for value in b.values],
-        [headers for b in batches for headers in b.headers],
+        [piece for b in batches for piece in b.pieces],
     )

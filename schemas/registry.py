@@ -39,11 +39,14 @@ class Writers:
         self._found: dict[tuple[str, bytes], Writer | None] = {}
         self._lock = threading.Lock()
 
-    def resolve(self, contract: Contract, prefixes: Iterable[bytes]) -> Mapping[bytes, Writer | None]:
-        """The writer of each prefix, None where the record cannot be an event. Raises RegistryAwayError."""
-        return {prefix: self._resolve(contract, prefix) for prefix in prefixes}
+    @property
+    def older(self) -> tuple[str, ...]:
+        """The framing bytes of the older schemas, in hexadecimal."""
+        return tuple(single_object_prefix(schema).hex() for schema in self._older)
 
-    def _resolve(self, contract: Contract, prefix: bytes) -> Writer | None:
+    def resolve(self, contract: Contract, prefix: bytes) -> Writer | None:
+        """The writer that these framing bytes name, None where the record cannot be an event. Raises
+        RegistryAwayError."""
         key = (contract.name, prefix)
         with self._lock:
             if key not in self._found:

@@ -12,6 +12,7 @@ import fastavro
 import polars as pl
 
 from schemas.contracts import Contract, Field
+from schemas.framing import single_object_prefix
 
 #: The guard column that follows each record's own fields in a block.
 ROW: Final = "__vigie_row"
@@ -20,6 +21,8 @@ SYNC: Final = bytes(16)
 
 _NUMBERS: Final = ("int", "long", "float", "double")
 _WIDTHS: Final[Mapping[str, int]] = {"float": 4, "double": 8}
+#: Of an enum with more symbols the last ones have numbers of two bytes.
+_ONE_BYTE: Final = 64
 _TIME_UNITS: Final[Mapping[str, Any]] = {"timestamp-millis": "ms", "timestamp-micros": "us"}
 
 
@@ -36,6 +39,7 @@ class Writer:
     """
 
     contract: Contract
+    schema: Mapping[str, Any]
     parsed: Any
     names: Mapping[str, frozenset[str]]
     """The writer's fields; for an enum with its symbols, so that a schema of ours needs no check of each value."""
@@ -45,6 +49,13 @@ class Writer:
     sentinel: bytes
     """A body of zeros that ends every block: Polars does not look at what is left of a block, so bytes after the
     last record would pass for its guard; with the sentinel they shift it, and it reads as something else."""
+
+    @cached_property
+    def body_bytes(self) -> pl.Expr | None:
+        """The bytes that a record's fields take, from the columns that Polars reads; None where they do not tell."""
+        sizes = [_field_bytes(f["name"], f["type"]) for f in self.schema["fields"]]
+        known = [size for size in sizes if size is not None]
+        return pl.sum_horizontal(known) if len(known) == len(sizes) else None
 
     @cached_property
     def adaptation(self) -> tuple[pl.Expr, ...]:
@@ -77,12 +88,13 @@ def writer(contract: Contract, schema: Mapping[str, Any]) -> Writer:
     columnar = all(dtype is not None for dtype in columns.values())
     return Writer(
         contract=contract,
+        schema=schema,
         # Instants as plain numbers: fastavro cannot make a datetime of the year 12000.
         parsed=fastavro.parse_schema(_without(("logicalType",), schema)),
         names={name: frozenset(_symbols(f["type"])) for name, f in fields.items()},
         columns={name: dtype for name, dtype in columns.items() if dtype is not None},
         instants={name: unit for name, f in fields.items() if (unit := _time_unit(f["type"])) is not None},
-        container=_container(schema) if columnar else None,
+        container=container(schema, (), [(ROW, "long")]) if columnar else None,
         # Zero is the empty text, false, null (first branch), the first symbol, and a one-byte number.
         sentinel=b"".join(bytes(_WIDTHS.get(_name(f["type"]) or "", 1)) for f in schema["fields"]),
     )
@@ -92,6 +104,11 @@ def writer(contract: Contract, schema: Mapping[str, Any]) -> Writer:
 def own_writer(contract: Contract) -> Writer:
     """The writer for records written with today's contract."""
     return writer(contract, contract.schema)
+
+
+def own_writers(contract: Contract) -> Mapping[bytes, Writer]:
+    """The same by the framing of single-object encoding."""
+    return {single_object_prefix(contract.schema): own_writer(contract)}
 
 
 def _branch(kind: Any) -> tuple[Any, bool]:
@@ -163,10 +180,13 @@ def _without(names: Sequence[str], node: Any) -> Any:
     return node
 
 
-def _container(schema: Mapping[str, Any]) -> bytes:
+def container(schema: Mapping[str, Any], before: Sequence[tuple[str, str]], after: Sequence[tuple[str, str]]) -> bytes:
+    """The Avro container header, up to the first block, for records of a schema with more fields (name, type) before
+    and after its own."""
     # Names and types only: Polars refuses some defaults that the specification allows.
     fields = [{"name": f["name"], "type": _without(("default", "doc"), f["type"])} for f in schema["fields"]]
-    guarded = {"type": "record", "name": schema["name"], "fields": [*fields, {"name": ROW, "type": "long"}]}
+    first, last = ([{"name": name, "type": kind} for name, kind in more] for more in (before, after))
+    guarded = {"type": "record", "name": schema["name"], "fields": [*first, *fields, *last]}
     meta = {"avro.codec": b"null", "avro.schema": json.dumps(guarded).encode()}
     out = [b"Obj\x01", varint(len(meta))]
     for key, value in meta.items():
@@ -182,6 +202,32 @@ def varint(number: int) -> bytes:
         rest >>= 7
     out.append(rest)
     return bytes(out)
+
+
+def width(number: pl.Expr) -> pl.Expr:
+    """The bytes that Avro's zig-zag variable-length long takes for a number."""
+    # From these on it is one more.
+    longer = [1 << (7 * n - 1) for n in range(1, 10)]
+    magnitude = pl.when(number < 0).then(-(number + 1)).otherwise(number)
+    return pl.sum_horizontal(pl.lit(1, pl.Int64), *((magnitude >= least).cast(pl.Int64) for least in longer))
+
+
+def _field_bytes(name: str, kind: Any) -> pl.Expr | None:
+    """The bytes that a writer's field takes."""
+    branch, nullable = _branch(kind)
+    plain, column = _name(branch), pl.col(name)
+    if plain is not None and plain in _WIDTHS:
+        size = pl.lit(_WIDTHS[plain], pl.Int64)
+    elif plain == "boolean" or (plain == "enum" and len(branch["symbols"]) <= _ONE_BYTE):
+        size = pl.lit(1, pl.Int64)
+    elif plain == "string":
+        length = column.str.len_bytes().cast(pl.Int64)
+        size = width(length) + length
+    elif plain in ("int", "long"):
+        size = width(column.cast(pl.Int64))
+    else:
+        return None
+    return pl.when(column.is_null()).then(1).otherwise(size + 1) if nullable else size
 
 
 def _reader_column(w: Writer, field: Field, *, raw: bool) -> pl.Expr:

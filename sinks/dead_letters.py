@@ -32,7 +32,8 @@ def dead_letters(batch: Batch, refused: pl.DataFrame) -> Iterator[DeadLetter]:
     The message names the field and the rule, never the value.
     """
     for row, stage, reason, detail in refused.select("row", "stage", "reason", "detail").iter_rows():
-        original = tuple(batch.headers[row])
+        key, value, headers = batch.original(row)
+        original = tuple(headers)
         ours: tuple[Header, ...] = (
             (_CONNECT + "topic", batch.topic.encode()),
             (_CONNECT + "partition", str(batch.partition).encode()),
@@ -44,4 +45,4 @@ def dead_letters(batch: Batch, refused: pl.DataFrame) -> Iterator[DeadLetter]:
         )
         if not any(name == REPLAY_HEADER for name, _ in original):
             ours = (*ours, (REPLAY_HEADER, b"0"))
-        yield DeadLetter(batch.keys[row], batch.values[row], int(batch.received_ms[row]), original + ours)
+        yield DeadLetter(key, value, int(batch.received_ms[row]), original + ours)

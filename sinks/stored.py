@@ -22,6 +22,8 @@ _HERE: Final = "topic = {topic:String} AND epoch = {epoch:String} AND partition 
 _ADDED: Final = ("kind", "late", "failed", "quality", "offset", "chunk", "zones", "territory_version")
 #: After every offset.
 _END: Final = 2**62
+#: Two chunks as they ship: a look so far back does not read a table's history.
+_NEAR: Final = 2 * 65_536
 
 
 def _place(origin: Origin) -> dict[str, Any]:
@@ -125,6 +127,8 @@ class Tail:
     """Rejects whose reason is that ClickHouse refused the row."""
     chunks: frozenset[int]
     """The chunks that the events belong to."""
+    has_unknown_schemas: bool = False
+    """Whether a reject is one because nobody knew its schema."""
 
     @property
     def last(self) -> int:
@@ -142,8 +146,8 @@ def tail(origin: Origin, domain: Domain, first_offset: int, sink: Sink) -> Tail:
         parameters,
     )
     rejects = sink.frame(
-        f"SELECT offset, max(reason = 'sink') AS condemned FROM rejects WHERE {_HERE} AND offset >= {{first:Int64}} "
-        "GROUP BY offset ORDER BY offset",
+        "SELECT offset, max(reason = 'sink') AS condemned, max(reason = 'unknown_schema') AS unknown FROM rejects "
+        f"WHERE {_HERE} AND offset >= {{first:Int64}} GROUP BY offset ORDER BY offset",
         parameters,
     )
     none = pl.Series("offset", [], dtype=pl.Int64)
@@ -153,15 +157,23 @@ def tail(origin: Origin, domain: Domain, first_offset: int, sink: Sink) -> Tail:
         rejects=rejects["offset"] if len(rejects) else none,
         condemned=frozenset(condemned.to_list()),
         chunks=frozenset(events["chunk"].to_list()) if len(events) else frozenset(),
+        has_unknown_schemas=bool(len(rejects) and rejects["unknown"].max()),
     )
 
 
 def last_chunk(origin: Origin, domain: Domain, before_offset: int | None, sink: Sink) -> int | None:
     """First offset of the last chunk that has stored events (before an offset); None when there is none."""
-    sql = f"SELECT count(), max(chunk) FROM events_{domain} WHERE {_HERE} AND offset < {{before:Int64}}"
+    sql = (
+        f"SELECT count(), max(chunk) FROM events_{domain} "
+        f"WHERE {_HERE} AND offset >= {{since:Int64}} AND offset < {{before:Int64}}"
+    )
     before = before_offset if before_offset is not None else _END
-    count, chunk = sink.rows(sql, _place(origin) | {"before": before})[0]
-    return int(chunk) if count else None
+    # Chunks follow one another, so the last event is of the last chunk; near the end it is found without the history.
+    for since in (before - _NEAR, 0):
+        count, chunk = sink.rows(sql, _place(origin) | {"since": max(since, 0), "before": before})[0]
+        if count:
+            return int(chunk)
+    return None
 
 
 def chunk_events(origin: Origin, domain: Domain, chunk: int, before_offset: int, sink: Sink) -> pl.DataFrame:
@@ -173,7 +185,8 @@ def chunk_events(origin: Origin, domain: Domain, chunk: int, before_offset: int,
     columns = [*fields, *(c for c in _ADDED if c not in fields)]
     return sink.frame(
         f"SELECT {', '.join(f'`{name}`' for name in columns)} FROM events_{domain} FINAL WHERE {_HERE} "
-        "AND chunk = {chunk:Int64} AND offset < {before:Int64} ORDER BY offset",
+        # A chunk is named by its first offset; only the index over offsets passes the history by.
+        "AND offset >= {chunk:Int64} AND offset < {before:Int64} AND chunk = {chunk:Int64} ORDER BY offset",
         _place(origin) | {"chunk": chunk, "before": before_offset},
     )
 

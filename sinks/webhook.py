@@ -3,20 +3,21 @@
 A delivery is synchronous and belongs in a thread. It never raises for what a receiver does: the outcome is data.
 Nothing here logs; the caller logs the `Delivery`, which holds no secret, no URL and no answer text.
 
+What an answer says of the transition itself is final: 2xx takes it, 400, 413, 415 and 422 refuse its body, 410 refuses
+all that will come. Every other answer, and none, says something of the moment, of the address (3xx, 404) or of the
+signature (401, 403): somebody can put that right, so it is tried again within a budget and not lost after it.
+
 Retrying may deliver a transition twice (the receiver acted, its answer was lost): `webhook-id` is the same both
-times, and receivers that act once per identifier act once.
+times, and receivers that act once per identifier act once. They answer 2xx to what they know already; 409 asks for it
+again.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import hashlib
-import hmac
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -26,19 +27,18 @@ from typing import Any, Final, Literal, Self
 import httpx
 import tenacity
 
+from sinks.webhook_http import FAILURES, HttpClient
+from sinks.webhook_signature import key_of, sign
+
 Outcome = Literal["delivered", "refused", "disabled", "gave_up"]
 
-_PREFIX: Final = "whsec_"
-#: Standard Webhooks asks for 192 bits at least: a shorter key can be searched for.
-_MIN_KEY_BYTES: Final = 24
-
-#: States that are told, and what Alertmanager calls them. An acknowledgement is our own affair; an alert that timed
-#: out is over for whoever was told that it fired.
-_STATUS: Final[Mapping[str, Literal["firing", "resolved"]]] = {
-    "firing": "firing",
-    "resolved": "resolved",
-    "expired": "resolved",
-}
+#: States that are told, under Alertmanager's names. An acknowledgement is our own affair, and an alert that expired was
+#: never told: it becomes so from pending alone.
+_TOLD: Final = frozenset({"firing", "resolved"})
+#: 4xx that say nothing of what was sent: it took too long, or came too early or in the way of something else.
+_NOT_NOW: Final = frozenset({408, 409, 425, 429})
+#: 4xx that refuse the body. A retry would send the same one.
+_BODY_REFUSED: Final = frozenset({400, 413, 415, 422})
 #: The labels, where the alert has them.
 _IDENTITY: Final = (
     "alertname", "jurisdiction_id", "domain", "asset_id", "zone_layer", "zone_code", "category", "severity",
@@ -51,23 +51,17 @@ _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 60.0
 #: Not above the first delay, so that each delay is at least as long as the one before, whatever the draw.
 _JITTER_S: Final = 0.5
-#: An answer's body is read only so that the connection can be used again; beyond this a new connection is cheaper.
-_DRAIN_BYTES: Final = 65_536
 #: Keeps sums with hostile `Retry-After` values finite; far beyond any budget.
 _FOREVER_S: Final = 1e9
-
-
-class SignatureError(ValueError):
-    """A request is not signed by a known secret, or not now."""
 
 
 @dataclass(frozen=True)
 class Receiver:
     """Where alerts go.
 
-    `secrets` are `whsec_<base64>`, at least one; during a rotation every one of them signs. `timeout_s` bounds each
-    wait for the receiver (to connect, to take the request, to answer). Raises ValueError, which names the receiver
-    and never quotes a secret, for a URL that is not http(s) or holds credentials and for an unusable secret.
+    `secrets` are `whsec_<base64>`, at least one; during a rotation every one of them signs. `timeout_s` bounds one
+    attempt as a whole, from connecting to the status (see sinks.webhook_http). Raises ValueError, which names the
+    receiver and never quotes a secret, for a URL that is not http(s) or holds credentials and for an unusable secret.
     """
 
     name: str
@@ -90,7 +84,7 @@ class Receiver:
             raise ValueError(f"receiver {self.name}: timeout_s must be above 0")
         for i, secret in enumerate(self.secrets):
             try:
-                _key(secret)
+                key_of(secret)
             except ValueError as error:
                 raise ValueError(f"receiver {self.name}: secrets[{i}]: {error}") from None
 
@@ -104,71 +98,35 @@ class Receiver:
 class Delivery:
     """What became of one delivery.
 
-    `delivered`: the receiver answered 2xx. `refused`: it gave a final answer that is none (3xx, 4xx); sending again
-    is pointless. `disabled`: it answered 410, now or to an earlier delivery (then `attempts` is 0). `gave_up`: the
-    budget ended first; sending again later may succeed. `status` is the last HTTP status, None when the last
-    attempt got no answer; `error` then names the kind of failure.
+    `delivered`: the receiver answered 2xx. `refused`: it will not take this body; sending again is pointless.
+    `disabled`: it answered 410, now or to an earlier delivery (then `attempts` is 0). `gave_up`: the budget ended
+    first; sending again later may succeed, and not before `retry_after_s` if the receiver asked for that. `status` is
+    the last HTTP status, None when the last attempt got no answer; `error` then names the kind of failure.
     """
 
     outcome: Outcome
     attempts: int
     status: int | None
     error: str | None = None
+    retry_after_s: float = 0.0
 
-
-def _key(secret: str) -> bytes:
-    if not secret.startswith(_PREFIX):
-        raise ValueError("a secret begins with whsec_")
-    try:
-        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("what follows whsec_ is not base64") from None
-    if len(key) < _MIN_KEY_BYTES:
-        raise ValueError(f"a secret has at least {_MIN_KEY_BYTES} bytes before base64")
-    return key
-
-
-def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
-    """One signature, `v1,<base64>`: HMAC-SHA256 of `id.timestamp.body`. `timestamp` is in seconds since 1970.
-
-    Source: Standard Webhooks, "Signature scheme". Raises ValueError for a secret that is not `whsec_<base64>`.
-    """
-    content = b".".join((webhook_id.encode(), str(timestamp).encode(), body))
-    return "v1," + base64.b64encode(hmac.digest(_key(secret), content, hashlib.sha256)).decode()
-
-
-def verify(
-    headers: Mapping[str, str], body: bytes, secrets: Iterable[str], now: float, tolerance_s: float = 300.0
-) -> None:
-    """Return if one of `secrets` signed this request within `tolerance_s` seconds of `now` (seconds since 1970).
-
-    Raises SignatureError otherwise. It does not remember identifiers: refusing a `webhook-id` that was already
-    handled is the receiver's job.
-    """
-    given = {name.lower(): value for name, value in headers.items()}
-    missing = [name for name in ("webhook-id", "webhook-timestamp", "webhook-signature") if not given.get(name)]
-    if missing:
-        raise SignatureError(f"no {', '.join(missing)} header")
-    stamp = given["webhook-timestamp"]
-    # Bounded before int(): more digits than 64 bits hold are no instant, and very long ones make int() raise.
-    if not (stamp.isascii() and stamp.isdecimal() and len(stamp) <= 19):
-        raise SignatureError("webhook-timestamp is not a whole number of seconds")
-    timestamp = int(stamp)
-    if abs(now - timestamp) > tolerance_s:
-        raise SignatureError(f"webhook-timestamp is more than {tolerance_s:g} s from now; check the clocks")
-    expected = [sign(secret, given["webhook-id"], timestamp, body).encode() for secret in secrets]
-    signatures = [signature.encode() for signature in given["webhook-signature"].split(" ")]
-    # A list, not a generator: every pair is compared, so the time taken does not tell which one matched.
-    if not any([hmac.compare_digest(a, b) for a in expected for b in signatures]):
-        raise SignatureError("no signature matches; check the secret and that the body is the raw one")
+    @property
+    def is_misdirected(self) -> bool:
+        """Whether the answer speaks of the address or the signature: the settings, or the receiver's, are wrong."""
+        return (
+            self.outcome == "gave_up"
+            and self.status is not None
+            and 300 <= self.status < 500
+            and self.status not in _NOT_NOW
+        )
 
 
 def is_notified(transition: Mapping[str, Any]) -> bool:
-    """Whether entering this state is told to receivers: firing, resolved and expired are.
+    """Whether entering this state is told to receivers: firing and resolved are.
 
-    It sees one transition only: not telling *resolved* to who was never told *firing* is the caller's job.
+    An alert is resolved only after it has fired; one whose condition ended before has expired, and nobody hears of it.
     """
-    return transition["state"] in _STATUS
+    return transition["state"] in _TOLD
 
 
 def _rfc3339(instant: datetime | int) -> str:
@@ -185,10 +143,9 @@ def body(transition: Mapping[str, Any], receiver: Receiver, external_url: str) -
     Labels identify and are all text; values are annotations, as text. The group is the alert itself. The same
     transition gives the same bytes. Raises ValueError for a state that is not notified (see `is_notified`).
     """
-    state = transition["state"]
-    if state not in _STATUS:
-        raise ValueError(f"state {state!r} is not notified; ask is_notified() first")
-    status = _STATUS[state]
+    status = transition["state"]
+    if not is_notified(transition):
+        raise ValueError(f"state {status!r} is not notified; ask is_notified() first")
     labels = {name: str(transition[name]) for name in _IDENTITY if transition.get(name) is not None}
     annotations = {"summary": str(transition["summary"])}
     for name in ("value", "threshold"):
@@ -229,16 +186,13 @@ class _Answer:
     error: str | None = None
 
     @property
-    def is_retried(self) -> bool:
-        return self.status is None or self.status == 429 or self.status >= 500
-
-    @property
     def outcome(self) -> Outcome:
-        if self.is_retried or self.status is None:
-            return "gave_up"
+        """What it is when no other attempt follows; one follows, within the budget, where it is `gave_up`."""
         if self.status == 410:
             return "disabled"
-        return "delivered" if 200 <= self.status < 300 else "refused"
+        if self.status in _BODY_REFUSED:
+            return "refused"
+        return "delivered" if self.status is not None and 200 <= self.status < 300 else "gave_up"
 
 
 def _retry_after_s(value: str | None, now: float) -> float:
@@ -257,11 +211,10 @@ def _retry_after_s(value: str | None, now: float) -> float:
 class WebhookSink:
     """Delivers transitions to one receiver, from any number of threads.
 
-    `clock` gives seconds since 1970. No attempt begins when the delay before it would end more than `budget_s`
-    seconds after the delivery began; the last attempt may itself last as long as the receiver's timeouts allow.
-    A receiver that answers 410 is disabled until a new sink is made for it. `sleep` takes seconds; by default it
-    ends early when the sink is closed, and deliveries under way then give up. A `client` that is given is not
-    closed here; without one, a client is made that ignores proxy variables of the environment.
+    `clock` gives seconds since 1970, `monotonic` seconds that never go back. No attempt begins when the delay before
+    it would end more than `budget_s` seconds after the delivery began; the last attempt may itself last as long as
+    the receiver's `timeout_s`. A receiver that answers 410 is disabled until a new sink is made for it. `sleep` takes
+    seconds; by default it ends early when the sink is closed, and deliveries under way then give up.
     """
 
     def __init__(
@@ -269,8 +222,8 @@ class WebhookSink:
         receiver: Receiver,
         *,
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
         external_url: str,
-        client: httpx.Client | None = None,
         budget_s: float = 300.0,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
@@ -278,8 +231,7 @@ class WebhookSink:
         self._clock = clock
         self._external_url = external_url
         self._budget_s = budget_s
-        self._owns_client = client is None
-        self._client = httpx.Client(trust_env=False) if client is None else client
+        self._client = HttpClient(monotonic)
         self._disabled = threading.Event()
         self._closed = threading.Event()
         self._idle = threading.Condition()
@@ -302,17 +254,20 @@ class WebhookSink:
     def close(self) -> None:
         """Let attempts under way end, make deliveries that wait give up, close the connections. Safe to call twice.
 
-        Blocks as long as the receiver's timeouts allow an attempt to last: its outcome is worth knowing.
+        Blocks until attempts under way have ended, for `timeout_s` at most and what looking up a name takes: their
+        outcome is worth knowing.
         """
         self._closed.set()
         with self._idle:
             self._idle.wait_for(lambda: self._attempts_under_way == 0)
-        if self._owns_client:
-            self._client.close()
+        self._client.close()
 
-    def deliver(self, transition: Mapping[str, Any]) -> Delivery:
+    def deliver(
+        self, transition: Mapping[str, Any], on_retry: Callable[[Delivery], None] = lambda so_far: None
+    ) -> Delivery:
         """Tell the receiver of one transition (the fields of the Alert contract); blocks until it is decided.
 
+        `on_retry` is called, in this thread, before each delay with what it would come to without another attempt.
         Raises ValueError for a state that is not notified, and nothing for what the receiver or the network does.
         """
         message = body(transition, self.receiver, self._external_url)
@@ -329,6 +284,9 @@ class WebhookSink:
             with self._under_way() as is_open:
                 return self._post(webhook_id, message) if is_open else _Answer(None, error="Closed")
 
+        def delivery(answer: _Answer) -> Delivery:
+            return Delivery(answer.outcome, attempts, answer.status, answer.error, answer.retry_after_s)
+
         def delay_s(state: tenacity.RetryCallState) -> float:
             return max(growing(state), _result(state).retry_after_s)
 
@@ -336,15 +294,16 @@ class WebhookSink:
             return self._closed.is_set() or self._clock() - started + state.upcoming_sleep > self._budget_s
 
         answer = tenacity.Retrying(
-            retry=tenacity.retry_if_result(lambda a: a.is_retried),
+            retry=tenacity.retry_if_result(lambda answer: answer.outcome == "gave_up"),
             wait=delay_s,
             stop=is_over,
             sleep=self._sleep,
+            before_sleep=lambda state: on_retry(delivery(_result(state))),
             retry_error_callback=_result,
         )(attempt)
         if answer.outcome == "disabled":
             self._disabled.set()
-        return Delivery(answer.outcome, attempts, answer.status, answer.error)
+        return delivery(answer)
 
     @contextlib.contextmanager
     def _under_way(self) -> Iterator[bool]:
@@ -363,32 +322,19 @@ class WebhookSink:
         timestamp = int(self._clock())
         signatures = " ".join(sign(secret, webhook_id, timestamp, message) for secret in self.receiver.secrets)
         headers = {
+            "accept": "*/*",
             "content-type": "application/json",
             "user-agent": "vigie",
             "webhook-id": webhook_id,
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signatures,
         }
-        request = self._client.build_request(
-            "POST", self.receiver.url, content=message, headers=headers, timeout=self.receiver.timeout_s
-        )
         try:
-            response = self._client.send(request, stream=True, follow_redirects=False)
-        except httpx.TransportError as error:
+            response = self._client.post(self.receiver.url, headers, message, self.receiver.timeout_s)
+        except FAILURES as error:
             return _Answer(None, error=type(error).__name__)
-        with contextlib.closing(response):
-            self._drain(response)
         after = _retry_after_s(response.headers.get("retry-after"), self._clock())
-        return _Answer(response.status_code, retry_after_s=after)
-
-    def _drain(self, response: httpx.Response) -> None:
-        """Read a small answer to its end. The status is known by now, so what goes wrong here changes nothing."""
-        started, size = self._clock(), 0
-        with contextlib.suppress(httpx.TransportError):
-            for piece in response.iter_raw():
-                size += len(piece)
-                if size > _DRAIN_BYTES or self._clock() - started > self.receiver.timeout_s:
-                    break
+        return _Answer(response.status, retry_after_s=after)
 
 
 def _result(state: tenacity.RetryCallState) -> _Answer:

@@ -61,6 +61,8 @@ def build(
         producer_threaded=False,
         producer_acks=-1,
         producer_linger=0.005,
+        # By default a send hangs for 20 minutes in a broker that is away, and nobody hears of it.
+        producer_request_timeout=30.0,
         # A dead letter is a raw record and its headers: never too large to be let go of.
         producer_max_request_size=max(4 * settings.max_record_bytes, 67_108_864),
         stream_wait_empty=True,

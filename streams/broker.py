@@ -32,6 +32,10 @@ class BrokerError(RuntimeError):
     """Kafka refused or stayed away; the message says what to do."""
 
 
+class BrokerAwayError(BrokerError):
+    """A running worker's question was not answered: the broker is away, and may come back."""
+
+
 def client_config(settings: Settings) -> dict[str, Any]:
     """librdkafka's settings for these brokers."""
     config: dict[str, Any] = {
@@ -49,6 +53,17 @@ def client_config(settings: Settings) -> dict[str, Any]:
     if settings.kafka_ca_file:
         config["ssl.ca.location"] = str(settings.kafka_ca_file)
     return config
+
+
+def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
+    """librdkafka's settings for a consumer that reads as the worker does, and commits nothing."""
+    return {
+        **client_config(settings),
+        "group.id": group,
+        "enable.auto.commit": False,
+        # librdkafka would otherwise take a partition to end where its first open transaction begins.
+        "isolation.level": "read_uncommitted",
+    }
 
 
 def reach(settings: Settings, timeout_s: float = _TIMEOUT_S) -> set[str]:
@@ -72,13 +87,14 @@ def topics(settings: Settings) -> list[NewTopic]:
     """Every topic of the installation, as `vigie init` creates it.
 
     Raw topics carry the broker's time (an old event time cannot expire a record, and cannot pass for arrival). Dead
-    letters keep the original's time and allow for records as large as the raw ones with their headers.
+    letters keep the original's time and allow for records as large as the raw ones with their headers. Alerts are
+    compacted only when raw records of their age are gone: a receiver that is away for less hears of every transition.
     """
     retention = str(int(settings.retention_days * _DAY_MS))
     raw = {"message.timestamp.type": "LogAppendTime", "retention.ms": retention, "cleanup.policy": "delete"}
     largest = str(max(2 * settings.max_record_bytes, 16_777_216))
     dead = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS), "max.message.bytes": largest}
-    alerts = {"cleanup.policy": "compact"}
+    alerts = {"cleanup.policy": "compact", "min.compaction.lag.ms": retention}
 
     def topic(name: str, partitions: int, config: dict[str, str]) -> NewTopic:
         return NewTopic(name, num_partitions=partitions, replication_factor=settings.replication, config=config)
@@ -130,8 +146,8 @@ def _without_broker_time(admin: AdminClient) -> list[str]:
 
 
 def end_offsets(settings: Settings) -> dict[Place, tuple[int, int]]:
-    """First and next offset of every partition of the raw topics. Raises BrokerError."""
-    consumer = Consumer({**client_config(settings), "group.id": f"{settings.group}-offsets"})
+    """First and next offset of every partition of the raw topics. Raises BrokerAwayError."""
+    consumer = Consumer(consumer_config(settings, f"{settings.group}-offsets"))
     try:
         found = consumer.list_topics(timeout=_TIMEOUT_S).topics
         return {
@@ -141,18 +157,18 @@ def end_offsets(settings: Settings) -> dict[Place, tuple[int, int]]:
             for partition in found[name].partitions
         }
     except KafkaException as error:
-        raise BrokerError(f"Kafka would not tell its offsets: {reason(error)}") from error
+        raise BrokerAwayError(f"Kafka would not tell its offsets: {reason(error)}") from error
     finally:
         consumer.close()
 
 
 def committed_offset(settings: Settings, place: Place) -> int | None:
-    """The offset that the group has committed for a partition, if any. Raises BrokerError."""
-    consumer = Consumer({**client_config(settings), "group.id": settings.group, "enable.auto.commit": False})
+    """The offset that the group has committed for a partition, if any. Raises BrokerAwayError."""
+    consumer = Consumer(consumer_config(settings, settings.group))
     try:
         (found,) = consumer.committed([TopicPartition(place.topic, place.partition)], timeout=_TIMEOUT_S)
     except KafkaException as error:
-        raise BrokerError(f"Kafka would not tell what is committed: {reason(error)}") from error
+        raise BrokerAwayError(f"Kafka would not tell what is committed: {reason(error)}") from error
     finally:
         consumer.close()
     return found.offset if found.offset >= 0 else None
@@ -161,10 +177,10 @@ def committed_offset(settings: Settings, place: Place) -> int | None:
 def first_offset_from(settings: Settings, place: Place, offset: int) -> int | None:
     """The offset of the first record that Kafka has from `offset` on; None when it gives none within seconds.
 
-    Raises BrokerError when no broker answers.
+    Raises BrokerAwayError when no broker answers.
     """
-    config = {"group.id": f"{settings.group}-offsets", "enable.auto.commit": False, "auto.offset.reset": "earliest"}
-    consumer = Consumer({**client_config(settings), **config})
+    config = consumer_config(settings, f"{settings.group}-offsets")
+    consumer = Consumer({**config, "auto.offset.reset": "earliest"})
     try:
         consumer.assign([TopicPartition(place.topic, place.partition, offset)])
         found = consumer.poll(_TIMEOUT_S)
@@ -174,7 +190,7 @@ def first_offset_from(settings: Settings, place: Place, offset: int) -> int | No
             raise BrokerError(f"Kafka would not be read: {error.str()}")
         return found.offset()
     except KafkaException as error:
-        raise BrokerError(f"Kafka would not be read: {reason(error)}") from error
+        raise BrokerAwayError(f"Kafka would not be read: {reason(error)}") from error
     finally:
         consumer.close()
 
@@ -182,7 +198,7 @@ def first_offset_from(settings: Settings, place: Place, offset: int) -> int | No
 def topic_ids(settings: Settings) -> dict[str, str]:
     """The ids Kafka gave the raw topics when they were created; "" where brokers give none (before 2.8, in process).
 
-    Raises BrokerError when no broker answers.
+    Raises BrokerAwayError when no broker answers.
     """
     admin = AdminClient(client_config(settings))
     try:
@@ -195,7 +211,7 @@ def topic_ids(settings: Settings) -> dict[str, str]:
         ids = {name: future.result(timeout=2 * _TIMEOUT_S).topic_id for name, future in described.items()}
     except (KafkaException, FutureTimeoutError) as error:
         told = reason(error) if isinstance(error, KafkaException) else "no answer in time"
-        raise BrokerError(f"Kafka would not tell the ids of its topics: {told}") from error
+        raise BrokerAwayError(f"Kafka would not tell the ids of its topics: {told}") from error
     return {name: str(given) if given is not None else "" for name, given in ids.items()}
 
 

@@ -10,7 +10,6 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -19,11 +18,11 @@ from faust.types import TP
 from schemas.contracts import ALERT_TOPIC, RAW_TOPICS
 from sinks.clickhouse import Sink, SinkAwayError
 from streams import broker
-from streams.broker import BrokerError
+from streams.broker import BrokerAwayError, BrokerError
 from streams.clock import monotonic_s
 from streams.ledger import Entry, Ledger, Place
 from streams.log import logger
-from streams.recovery import Recovery, Taken
+from streams.recovery import GONE, Recovery, Taken
 from streams.settings import Settings
 from streams.transport import NotOursError
 
@@ -81,6 +80,7 @@ class Custody:
         self._wanted = asyncio.Event()
         # Between a revoke and the next assignment nothing is ours to take over, whoever asks for it.
         self._is_positioned = False
+        self._away_s: float | None = None
         self.is_open = False
         self.is_drained = True
         """Whether everything that was begun before the last drain has been stored."""
@@ -91,6 +91,17 @@ class Custody:
     def is_wanted(self) -> bool:
         """Whether the group has given us partitions."""
         return bool(self._places)
+
+    @property
+    def has_lost_sight(self) -> bool:
+        """Whether nothing is known of a partition of ours: its records go nowhere until it is taken up."""
+        return any(self._ledger.get(place) is None for place in self._places)
+
+    @property
+    def is_kafka_away(self) -> bool:
+        """Whether no broker answers, for less than the retry budget. For any thread."""
+        since_s = self._away_s
+        return since_s is not None and monotonic_s() - since_s < self._settings.retry_budget_s
 
     # -- what the transport asks ---------------------------------------------------------------------------------------
 
@@ -151,11 +162,16 @@ class Custody:
         self._ledger.drop(place)
         self._wanted.set()
 
+    def look_again(self) -> None:
+        """Take up the partitions of ours of which nothing is known."""
+        self._wanted.set()
+
     async def run(self) -> None:
         """Take over what was assigned, for ever."""
         while True:
             try:
-                async with asyncio.timeout(_LOOK_S):
+                # Often enough to know of a broker that is away before the watchdog takes it for a stall.
+                async with asyncio.timeout(min(_LOOK_S, self._settings.watchdog_s / 4)):
                     await self._wanted.wait()
             except TimeoutError:
                 await self._look_at_topics()
@@ -167,9 +183,22 @@ class Custody:
 
     async def _look_at_topics(self) -> None:
         """A topic that was created anew begins at offset 0 again, which reading alone does not always show."""
-        with suppress(BrokerError):
-            if await asyncio.get_running_loop().run_in_executor(self._thread, self._recovery.topics_have_changed):
-                self._wanted.set()
+        try:
+            changed = await asyncio.get_running_loop().run_in_executor(self._thread, self._recovery.topics_have_changed)
+        except BrokerError as error:
+            self._heard(error)
+            return
+        self._heard(None)
+        if changed:
+            self._wanted.set()
+
+    def _heard(self, error: Exception | None) -> None:
+        """Note what came of a question to Kafka."""
+        if not isinstance(error, BrokerAwayError):
+            self._away_s = None
+        elif self._away_s is None:
+            self._away_s = monotonic_s()
+            self._log.warning("Kafka is away", error=str(error))
 
     async def _take_over(self) -> bool:
         """One attempt. Whether it is done, or no longer asked for."""
@@ -189,10 +218,12 @@ class Custody:
                 self._thread, self._recovery.take, places, held, generation, self._patience.sink
             )
         except (BrokerError, SinkAwayError) as error:
+            self._heard(error)
             if serial != self.serial:
                 return True
             self._log.warning("partitions are not taken over yet", error=str(error))
             return False
+        self._heard(None)
         if serial != self.serial:
             return True
         for one in taken.values():
@@ -215,19 +246,27 @@ class Custody:
         return True
 
     async def is_hole(self, place: Place, entry: Entry, first_offset: int) -> bool:
-        """Whether Kafka has no record from `entry.fetched` to that offset, which begins what was fetched: there are
-        markers of transactions, and retention. It is asked again, because a position that was lost on the way would
-        look the same."""
-        ask = partial(broker.first_offset_from, self._settings, place, entry.fetched)
+        """Whether Kafka has no record from `entry.fetched` to that offset, which begins what was fetched.
+
+        Asked where the client cannot tell: retention has taken its position from it, or what it gave went astray.
+        """
+        ask = partial(self._first_from, place, entry.fetched)
         try:
-            first = await asyncio.get_running_loop().run_in_executor(self._thread, ask)
+            first, start = await asyncio.get_running_loop().run_in_executor(self._thread, ask)
         except BrokerError as error:
             self._log.warning("a hole in the log is not believed yet", error=str(error))
             return False
         if first is None or first < first_offset:
             self._log.warning("read again", topic=place.topic, partition=place.partition, from_offset=entry.fetched)
             return False
+        if (lost := min(start, first_offset) - entry.fetched) > 0:
+            self._log.error(GONE, topic=place.topic, partition=place.partition, lost=lost)
         return True
+
+    def _first_from(self, place: Place, offset: int) -> tuple[int | None, int]:
+        """The first record from an offset on, and where the log starts by now."""
+        first = broker.first_offset_from(self._settings, place, offset)
+        return first, broker.end_offsets(self._settings).get(place, (0, 0))[0]
 
     async def refetch(self, place: Place, entry: Entry) -> None:
         """Read a partition again from the first record that is missing."""

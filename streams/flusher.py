@@ -30,40 +30,48 @@ class Flusher:
         self._flushing = asyncio.Lock()
         self._log = logger("flush")
         self.in_flight = 0
-        """Events that are being stored."""
+        """Records whose rows are being stored."""
 
     async def flush(self, *, save: bool = False) -> set[Place]:
         """Store everything processed so far, and take the snapshots that are due, or all of them with `save`.
 
-        Returns places that must be taken up again from their snapshots: ClickHouse refused rows of them. Partitions
-        whose flush did not come to its end are dropped from the ledger, because what was cut is lost to it.
+        Returns places that must be taken up again from their snapshots: ClickHouse refused rows of them. Entries whose
+        flush did not come to its end are released from the ledger, because what was cut is lost to them; an entry that
+        has taken the place of such a one meanwhile is another owner's, and stays.
         """
         async with self._flushing:
             started = monotonic_s()
-            cuts = [cut for place, entry in self._ledger if (cut := await self._cut(place, entry, save))]
-            if not cuts:
-                await self._commit_late(save)
-                return set()
-            self.in_flight = sum(len(outcome.events) for cut in cuts for outcome in cut.outcomes)
+            # What is cut is nowhere else until it is settled.
+            begun: list[tuple[Place, Entry]] = []
             try:
+                cuts = [cut for place, entry in self._ledger if (cut := await self._cut(place, entry, save, begun))]
+                if not cuts:
+                    await self._commit_late(save)
+                    return set()
+                self.in_flight = sum(cut.records for cut in cuts)
                 again = await settle(cuts, self._effects, self._ledger, self._clock.now_ms())
             except BaseException:
-                for cut in cuts:
-                    self._ledger.drop(cut.place)
+                for place, entry in begun:
+                    self._ledger.release(place, entry)
                 raise
             finally:
                 self.in_flight = 0
-            for place in again:
-                self._ledger.drop(place)
+                for _, entry in begun:
+                    entry.in_flight = False
+            for place, entry in begun:
+                if place in again:
+                    self._ledger.release(place, entry)
             self._count([cut for cut in cuts if cut.place not in again])
             self._log.debug("flushed", partitions=len(cuts), duration_ms=round((monotonic_s() - started) * 1_000, 1))
             return again
 
-    async def _cut(self, place: Place, entry: Entry, save: bool) -> Cut | None:
+    async def _cut(self, place: Place, entry: Entry, save: bool, begun: list[tuple[Place, Entry]]) -> Cut | None:
         due = save or monotonic_s() - entry.snapshot_s >= self._settings.snapshot_interval_s
         if not (entry.dirty or (due and entry.unsaved)):
             return None
         async with entry.lock:
+            begun.append((place, entry))
+            entry.in_flight = True
             outcomes, transitions, passes = tuple(entry.outcomes), tuple(entry.transitions), tuple(entry.passes)
             entry.outcomes, entry.transitions, entry.passes = [], [], []
             if due:

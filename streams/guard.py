@@ -32,6 +32,7 @@ class Guard:
         self._watchdog = Watchdog(worker.settings.watchdog_s, worker.settings.rebalance_timeout_s)
         self._loop = asyncio.get_running_loop()
         self._stopping_s: float | None = None
+        self._is_asked = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -42,32 +43,39 @@ class Guard:
         self._over.set()
 
     def _signalled(self, number: int) -> None:
-        if self._stopping_s is not None:
+        if self._is_asked:
             self._end(128 + number, "ended at once, as asked for the second time")
-        self._stopping_s = monotonic_s()
+        self._is_asked = True
         self._worker.stop()
 
     def _watch(self) -> None:
+        try:
+            while not self._over.wait(_LOOK_S):
+                self._look(monotonic_s())
+        except Exception as error:  # noqa: BLE001 - whatever it is, a worker that nobody watches must not go on
+            self._end(_FAILED, f"the guard cannot watch any more: {type(error).__name__}: {error}")
+
+    def _look(self, now_s: float) -> None:
         worker = self._worker
-        while not self._over.wait(_LOOK_S):
-            now_s = monotonic_s()
-            if self._stopping_s is not None:
-                if now_s - self._stopping_s > worker.settings.drain_timeout_s + _LEAVE_S:
-                    drained = worker.failure is None and worker.custody.is_over
-                    self._end(0 if drained else _FAILED, "could not leave Kafka in time")
-                continue
-            try:
-                self._watchdog.look(
-                    now_s,
-                    progress=worker.ledger.progress,
-                    lag=worker.lags,
-                    away=worker.is_waiting,
-                    rebalancing=not worker.custody.is_open,
-                )
-            except StalledError as error:
-                self._stopping_s = now_s
-                with suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(worker.fail, error)
+        if self._stopping_s is None and worker.is_stopping:
+            self._stopping_s = now_s
+        if self._stopping_s is not None:
+            if now_s - self._stopping_s > worker.settings.drain_timeout_s + _LEAVE_S:
+                drained = worker.failure is None and worker.custody.is_over
+                self._end(0 if drained else _FAILED, "could not leave Kafka in time")
+            return
+        try:
+            self._watchdog.look(
+                now_s,
+                progress=worker.ledger.progress,
+                lag=worker.lags,
+                away=worker.is_waiting,
+                rebalancing=not worker.custody.is_open,
+            )
+        except StalledError as error:
+            self._stopping_s = now_s
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(worker.fail, error)
 
     def _end(self, code: int, why: str) -> None:
         self._log.error("ending at once", reason=why, code=code)

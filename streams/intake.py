@@ -7,10 +7,10 @@ from collections.abc import Container, Sequence
 from processors.pipeline import Limits, Outcome, PartitionState, Reference, run
 from processors.refusals import Breach, RefusalLimits
 from processors.validate import ClockLimits
-from schemas.contracts import contract_of
-from schemas.framing import prefixes
+from schemas.contracts import Contract, contract_of
 from schemas.records import Batch
 from schemas.registry import RegistryAwayError, Writers
+from schemas.writers import Writer
 from streams.clock import monotonic_s, sleep_s
 from streams.failures import WorkerStopped
 from streams.log import logger
@@ -37,10 +37,10 @@ class PoisonError(WorkerStopped):
 class Intake:
     """The blocking work between a fetched batch and its outcomes."""
 
-    def __init__(self, settings: Settings, reference: Reference) -> None:
+    def __init__(self, settings: Settings, reference: Reference, writers: Writers) -> None:
         self._settings = settings
         self._reference = reference
-        self._writers = Writers(older=settings.older_schemas, registry_url=settings.schema_registry_url)
+        self._writers = writers
         self._log = logger("intake")
 
     def through_the_stages(self, batch: Batch, state: PartitionState, condemned: Container[int]) -> list[Outcome]:
@@ -48,18 +48,7 @@ class Intake:
 
         Raises RegistryAwayError when the registry stays away longer than the retry budget, and AccountingError.
         """
-        contract = contract_of(state.domain)
-        named = prefixes(batch.values)
-        until = monotonic_s() + self._settings.retry_budget_s
-        while True:
-            try:
-                writers = self._writers.resolve(contract, named)
-                break
-            except RegistryAwayError as error:
-                if monotonic_s() > until:
-                    raise
-                self._log.warning("waiting for the schema registry", error=str(error))
-                sleep_s(1.0)
+        writers = _Patient(self._writers, contract_of(state.domain), self._settings.retry_budget_s)
         outcomes = run(batch, state, self._reference, writers, condemned)
         ended = sum(len(o.events) + len(o.refused) for o in outcomes)
         if ended != len(batch):
@@ -80,11 +69,32 @@ class Intake:
             first_offset=batch.first_offset,
             last_offset=batch.last_offset,
             rows=len(batch),
-            bytes=sum(map(len, filter(None, batch.values))),
+            bytes=batch.size_bytes,
             stored=sum(len(o.events) for o in outcomes),
             rejected={reason: n for o in outcomes for reason, n in o.refused["reason"].value_counts().iter_rows()},
             duration_ms=round(seconds * 1_000, 1),
         )
+
+
+class _Patient:
+    """The writers of one contract, by framing; while the registry is away it is waited for, within a budget."""
+
+    def __init__(self, writers: Writers, contract: Contract, budget_s: float) -> None:
+        self._writers = writers
+        self._contract = contract
+        self._until = monotonic_s() + budget_s
+        self._found: dict[bytes, Writer | None] = {}
+
+    def get(self, prefix: bytes, /) -> Writer | None:
+        while prefix not in self._found:
+            try:
+                self._found[prefix] = self._writers.resolve(self._contract, prefix)
+            except RegistryAwayError as error:
+                if monotonic_s() > self._until:
+                    raise
+                logger("intake").warning("waiting for the schema registry", error=str(error))
+                sleep_s(1.0)
+        return self._found[prefix]
 
 
 def limits(settings: Settings) -> Limits:

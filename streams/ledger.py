@@ -46,6 +46,11 @@ class Cut:
     state: bytes | None = None
     passes: tuple[Pass, ...] = ()
 
+    @property
+    def records(self) -> int:
+        """Records whose outcomes are in it."""
+        return sum(len(outcome.batch) for outcome in self.outcomes)
+
 
 @dataclass
 class Entry:
@@ -54,7 +59,8 @@ class Entry:
     `lock` orders batches, cuts and the passing of time. `mark` parts fetches begun before this entry from later ones.
     `tail` is what a former owner had stored beyond the state, until it has been processed again; `condemned` the
     offsets that ClickHouse refused; `due` where time is to pass again as it did before. `fetched` is the offset that
-    the next batch should begin with. `kept_ms` is how far time had passed without records when that was last kept.
+    the next batch should begin with. `in_flight`: a cut of it has not been settled yet. `kept_ms` is how far time had
+    passed without records when that was last kept.
     """
 
     state: PartitionState
@@ -74,6 +80,7 @@ class Entry:
     snapshot_s: float = 0.0
     commit_s: float = 0.0
     idle_progress: bool = False
+    in_flight: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     transitions: list[tuple[int, Transition]] = field(default_factory=list)
     passes: list[Pass] = field(default_factory=list)
@@ -109,8 +116,8 @@ class Entry:
 
     @property
     def waiting(self) -> int:
-        """Events that are processed and not yet stored."""
-        return sum(len(outcome.events) for outcome in self.outcomes)
+        """Records that are processed and not yet stored. Refused ones count: each is kept for its dead letter."""
+        return sum(len(outcome.batch) for outcome in self.outcomes)
 
     @property
     def dirty(self) -> bool:
@@ -120,7 +127,7 @@ class Entry:
     @property
     def unsaved(self) -> bool:
         """Whether the newest snapshot lacks something."""
-        return self.dirty or self.idle_progress or self.stored > self.durable
+        return self.dirty or self.in_flight or self.idle_progress or self.stored > self.durable
 
 
 class Ledger:
@@ -144,6 +151,11 @@ class Ledger:
 
     def drop(self, place: Place) -> None:
         self._entries.pop(place, None)
+
+    def release(self, place: Place, entry: Entry) -> None:
+        """Drop this very entry; one that has taken its place stays."""
+        if self._entries.get(place) is entry:
+            self.drop(place)
 
     def keep_only(self, assigned: Iterable[Place]) -> None:
         """Forget the partitions that are not ours any more."""
@@ -185,8 +197,8 @@ class Ledger:
 
     @property
     def progress(self) -> int:
-        """A number that grows whenever anything moves on."""
-        return sum(entry.next_offset + entry.stored + entry.durable for entry in self._entries.values())
+        """A number that grows whenever anything moves on. For any thread."""
+        return sum(entry.next_offset + entry.stored + entry.durable for _, entry in self)
 
     @property
     def arrived(self) -> int:
@@ -195,7 +207,7 @@ class Ledger:
 
     @property
     def waiting(self) -> int:
-        """Events processed and not yet stored, over all partitions."""
+        """Records processed and not yet stored, over all partitions."""
         return sum(entry.waiting for entry in self._entries.values())
 
     @property

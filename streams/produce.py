@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from faust.exceptions import ProducerSendError
 
 from sinks.errors import Treatment, treatment
 from streams.clock import monotonic_s
@@ -13,8 +15,18 @@ from streams.flush import Message
 from streams.log import logger
 
 _PAUSE_S: Final = 0.5
+#: A broker that is there has confirmed by then. One that is away lets the client try for its request timeout.
+_PROMPT_S: Final = 2.0
 #: Says that the value of a dead letter was left out, and how large it was.
 LEFT_OUT_HEADER: Final = "vigie_value_left_out_bytes"
+
+
+@dataclass(eq=False)
+class _Call:
+    """Messages that are being produced, since when, and whether some of them have been refused."""
+
+    begun_s: float
+    is_refused: bool = False
 
 
 class Confirmed:
@@ -24,26 +36,41 @@ class Confirmed:
         self._app = app
         self._budget_s = budget_s
         self._log = logger("produce")
-        self.is_waiting = False
-        """Whether Kafka is away and being waited for."""
+        self._calls: set[_Call] = set()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether Kafka is away and being waited for, or takes so long that it must be; within the budget. For any
+        thread."""
+        passed_s = [(call, monotonic_s() - call.begun_s) for call in self._calls.copy()]
+        return any((call.is_refused or s > _PROMPT_S) and s < self._budget_s for call, s in passed_s)
 
     async def produce(self, messages: Sequence[Message]) -> None:
         """Raises the broker's error when it does not pass, or has not within the budget."""
-        left, until = list(messages), monotonic_s() + self._budget_s
+        left, call = list(messages), _Call(monotonic_s())
+        self._calls.add(call)
         try:
             while left:
-                left = await self._attempt(left, monotonic_s() < until)
+                left = await self._attempt(left, monotonic_s() < call.begun_s + self._budget_s)
                 if left:
-                    self.is_waiting = True
+                    if not call.is_refused:
+                        self._log.warning("waiting for Kafka", messages=len(left))
+                    call.is_refused = True
                     await asyncio.sleep(_PAUSE_S)
         finally:
-            self.is_waiting = False
+            self._calls.discard(call)
 
     async def _attempt(self, messages: Sequence[Message], may_wait: bool) -> list[Message]:
         """Send them once, in their order. Returns those that must be sent again."""
-        answers = [await self._answer(confirmation) for confirmation in [await self._sent(m) for m in messages]]
+        begun_s, sent = monotonic_s(), list[Awaitable[Any] | Exception]()
+        for message in messages:
+            sent.append(await self._sent(message))
+            if isinstance(sent[-1], Exception) and monotonic_s() - begun_s > _PROMPT_S:
+                # Each of the others would hang as long, one after the other.
+                break
+        answers = [await self._answer(confirmation) for confirmation in sent]
         again, behind = [], set()
-        for message, answer in zip(messages, answers, strict=True):
+        for message, answer in zip(messages, answers, strict=False):
             key = message.topic, message.key
             if answer is None:
                 # What follows a failed one under its key is sent again behind it: a compacted topic keeps the last.
@@ -61,9 +88,7 @@ class Confirmed:
                 raise answer
             if message.key is not None:
                 behind.add(key)
-        if again and not self.is_waiting:
-            self._log.warning("waiting for Kafka", messages=len(again))
-        return again
+        return again + list(messages[len(answers) :])
 
     async def _sent(self, message: Message) -> Awaitable[Any] | Exception:
         try:
@@ -76,6 +101,9 @@ class Confirmed:
                 timestamp=None if message.timestamp_ms is None else (message.timestamp_ms + 0.5) / 1_000,
                 headers=list(message.headers),
             )
+        except ProducerSendError as error:
+            # Faust wraps what its client raises, which is what the table of errors knows.
+            return error.__cause__ if isinstance(error.__cause__, Exception) else error
         except Exception as error:  # noqa: BLE001 - judged by the table of errors, where what is unknown stops
             return error
         return confirmation

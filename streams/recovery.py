@@ -42,6 +42,7 @@ _AT_ONCE: Final = 4
 #: Where a snapshot is lost, windows of so many full flushes are written again: the last flush may not have come so far.
 _FLUSHES: Final = 10
 _NOTHING: Final = pl.DataFrame()
+GONE: Final = "records are gone before they were read: retention was shorter than the outage"
 
 
 class RecoveryError(WorkerStopped):
@@ -132,7 +133,7 @@ class Recovery:
         self._check(place, max(next_offset, found.last + 1), bounds[1])
         if next_offset < bounds[0]:
             self._log.error(
-                "records are gone before they were read: retention was shorter than the outage",
+                GONE,
                 topic=place.topic,
                 partition=place.partition,
                 lost=bounds[0] - next_offset,
@@ -141,6 +142,8 @@ class Recovery:
         chunk = thawed.chunk_first if thawed.chunk_first is not None else next_offset
         # Chunks that begin beyond the snapshot are the same ones that will begin there again.
         same = thawed.same_versions and all(c == chunk or c >= next_offset for c in found.chunks)
+        # The registry may have learnt since what it did not know.
+        same = same and not (found.has_unknown_schemas and self._settings.schema_registry_url)
         if same and not newest.is_taking_back:
             self._save(origin, thawed.state, next_offset, sink)
         else:

@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     territories: Paths = Field((), description="territory folders, separated by commas")
     partitions: int = Field(4, ge=1, le=1024, description="partitions of a topic that `vigie init` creates")
     replication: int = Field(1, ge=1, le=32767, description="replicas of a topic that `vigie init` creates")
-    retention_days: float = Field(7.0, gt=0, description="how long Kafka keeps raw records")
+    retention_days: float = Field(
+        7.0, gt=0, description="how long Kafka keeps raw records, and every transition of an alert"
+    )
     webhook_url: str | None = Field(None, description="receiver of alert transitions")
     webhook_secrets: Secrets = Field((), description="signing secrets whsec_<base64>, the newest first")
     external_url: str = Field("http://localhost:6066", description="where a person reads more; stands in each webhook")
@@ -103,7 +105,9 @@ class Settings(BaseSettings):
     drain_timeout_s: Seconds = Field(
         25.0, description="how long a rebalance or a stop may take to finish what is begun"
     )
-    webhook_budget_s: Seconds = Field(900.0, description="how long one notification is tried again")
+    webhook_budget_s: Seconds = Field(
+        900.0, description="how long one notification is tried again before that is logged as an error; then it goes on"
+    )
     log_batches: bool = Field(True, description="log one line per batch")
     threads: int = Field(0, ge=0, description="threads for blocking work; 0 takes one per core")
 

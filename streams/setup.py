@@ -113,8 +113,9 @@ def publish_territories(found: Mapping[str, Territory], to: Sink) -> None:
         ]
         zones = territory.zones.with_columns(pl.Series("wkt", shapely.to_wkt(territory.geometries)), *stamped)
         name = f"{jurisdiction}|{territory.version}"
-        to.insert_whole("zones", zones.to_arrow(compat_level=_OLDEST), name)
         to.insert_whole("assets", territory.assets.with_columns(stamped).to_arrow(compat_level=_OLDEST), name)
+        # Last: these are what is looked for, after a start that was cut short.
+        to.insert_whole("zones", zones.to_arrow(compat_level=_OLDEST), name)
 
 
 def tables(to: Sink) -> list[str]:

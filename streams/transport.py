@@ -7,8 +7,9 @@ See the notes in the ledger for why Faust's own acknowledgements are not used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Set
+from collections.abc import AsyncIterator, Iterable, Mapping, Set
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -19,7 +20,9 @@ from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka
 from faust.types import TP, ConsumerMessage
 
-from schemas.records import Batch
+from schemas.records import Batch, Piece, Rows
+from streams.fetching import BlockAt, keep_blocks
+from streams.reading import Readings
 
 SCHEME: Final = "vigie"
 
@@ -58,10 +61,14 @@ class NotOursError(RuntimeError):
 
 @dataclass(frozen=True)
 class Fetched:
-    """One batch, and the consumer's mark when it was fetched: what is older than a `move` has a lower one."""
+    """One batch, and the consumer's mark when it was fetched: what is older than a `move` has a lower one.
+
+    Kafka has no record between `since` and the batch: markers of transactions at most.
+    """
 
     batch: Batch
     mark: int
+    since: int
 
 
 class BatchSchema(Schema):  # type: ignore[type-arg]
@@ -74,14 +81,60 @@ class BatchSchema(Schema):  # type: ignore[type-arg]
         return message.value
 
 
-class BatchConsumer(aiokafka.Consumer):
-    """One message per partition and fetch on batch topics; one per record on Faust's own."""
+class ClientThread(aiokafka.AIOKafkaConsumerThread):
+    """The client's thread, which notes how far it has read."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.readings = Readings()
+
+    def client_state(self, tp: TP) -> Any:
+        """What the client holds of a partition; None when it is not ours, or not yet. For any thread."""
+        subscription = None if self._consumer is None else self._consumer._subscription.subscription
+        assignment = None if subscription is None else subscription.assignment
+        return None if assignment is None else assignment.state_value(tp)
+
+    def _states(self, partitions: Iterable[TP]) -> dict[TP, Any]:
+        found = {tp: self.client_state(tp) for tp in partitions}
+        return {tp: state for tp, state in found.items() if state is not None}
+
+    # The signatures are Faust's.
+    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        records = await super()._fetch_records(consumer, *args, **kwargs)
+        self.readings.fetched(records, self._states(consumer.assignment()))
+        return records
+
+    async def _seek_wait(self, consumer: Any, partitions: Mapping[TP, int]) -> None:
+        self.readings.moved(partitions, self._states(partitions))
+        try:
+            await super()._seek_wait(consumer, partitions)
+        except BaseException:
+            self.readings.forget(partitions)
+            raise
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        told: Mapping[TP, int] = await self.call_thread(self._seek_to_committed)
+        return told
+
+    async def _seek_to_committed(self) -> Any:
+        with self.readings.suspended():
+            return await self._ensure_consumer().seek_to_committed()
+
+
+class BatchConsumer(aiokafka.Consumer):
+    """One message per partition and fetch on batch topics; one per record on Faust's own."""
+
+    _thread: ClientThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        keep_blocks(self._keeper.wants_batches)
         self._mark = 0
         # A fetch that is under way while a partition is moved can have been answered before or after.
         self._fetching = asyncio.Lock()
+
+    def _new_consumer_thread(self) -> ClientThread:
+        return ClientThread(self, loop=self.loop, beacon=self.beacon)
 
     @property
     def _keeper(self) -> Keeper:
@@ -94,6 +147,7 @@ class BatchConsumer(aiokafka.Consumer):
         async with self._fetching:
             generation, mark = self.app.consumer_generation_id, self._mark
             records, active = await self._wait_next_records(timeout)
+            since = {tp: self._thread.readings.since(tp, run) for tp, run in (records or {}).items() if run}
         if not records or self.should_stop:
             return
         for tp, run in records.items():
@@ -107,11 +161,11 @@ class BatchConsumer(aiokafka.Consumer):
             if self._keeper.wants_batches(tp.topic):
                 # Faust drops what is older than it has seen, and learns of what it has seen after a `move` back.
                 self._read_offset.pop(tp, None)
-                yield tp, _message(tp, run, generation, mark)
+                yield tp, _message(tp, generation, Fetched(_batch(tp, run), mark, since[tp]))
             else:
                 for record in run:
                     yield tp, self._to_message(tp, record)
-        if sum(map(len, records.values())) < self.app.conf.broker_max_poll_records:
+        if sum(map(_count, records.values())) < self.app.conf.broker_max_poll_records:
             # Each fetch costs a round of both threads and each batch a round of the stages, however little they bring.
             await asyncio.sleep(self._keeper.pause_s)
 
@@ -150,14 +204,21 @@ class BatchConsumer(aiokafka.Consumer):
             return self._mark
 
     def told_end(self, tp: TP) -> tuple[int, int] | None:
-        """The end of a partition's log when a broker last told it, and that instant in milliseconds since 1970."""
-        ours = TopicPartition(tp.topic, tp.partition)
-        try:
-            consumer = self._thread._ensure_consumer()
-            end, told_ms = consumer.highwater(ours), consumer.last_poll_timestamp(ours)
-        except (IllegalStateError, AssertionError):  # aiokafka asserts that the partition is still ours
+        """The end of a partition's log when a broker last told it, and that instant in milliseconds since 1970.
+
+        Once it is read so far, the end is the offset behind its last record, though markers of transactions may follow:
+        whoever has processed everything up to there has everything. None when nobody has told. For any thread.
+        """
+        state = self._thread.client_state(tp)
+        if state is None:
             return None
-        return None if end is None or told_ms is None else (end, int(told_ms))
+        # In this order: the end may be newer than the instant, but never older.
+        told_ms, end = state.timestamp, state.highwater
+        return None if end is None or told_ms is None else (self._thread.readings.end(tp, state, end), int(told_ms))
+
+    def records_end(self, tp: TP, offset: int) -> int:
+        """Behind which record the log up to `offset` ends; `offset` itself until it is read so far. For any thread."""
+        return self._thread.readings.end(tp, self._thread.client_state(tp), offset)
 
     async def commit_offsets(self, offsets: Mapping[TP, int], timeout_s: float) -> bool:
         """Commit offsets to read next. False when Kafka did not take them: the group has moved on, or it is away.
@@ -184,23 +245,44 @@ class BatchConsumer(aiokafka.Consumer):
         return len(wanted) == len(offsets)
 
 
-def _message(tp: TP, run: list[Any], generation: int, mark: int) -> ConsumerMessage:
-    batch = Batch(
-        topic=tp.topic,
-        partition=tp.partition,
-        offsets=np.array([r.offset for r in run], np.int64),
-        received_ms=np.array([r.timestamp for r in run], np.int64),
-        keys=[r.key for r in run],
-        values=[r.value for r in run],
-        headers=[r.headers for r in run],
-    )
+def _count(run: Iterable[Any]) -> int:
+    """How many records a fetch brought of a partition."""
+    return sum(len(one) if isinstance(one, BlockAt) else 1 for one in run)
+
+
+def _message(tp: TP, generation: int, fetched: Fetched) -> ConsumerMessage:
     # Faust takes a value for bytes and hands on whatever it is.
-    value: Any = Fetched(batch, mark)
-    last = run[-1]
+    value: Any = fetched
+    last, time = fetched.batch.last_offset, fetched.batch.received_ms[-1] / 1000.0
     return ConsumerMessage(
-        tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, [], None, value,
+        tp.topic, tp.partition, last, time, 1, [], None, value,
         None, None, None, TP(tp.topic, tp.partition), generation_id=generation,
     )  # fmt: skip
+
+
+def _batch(tp: TP, run: list[Any]) -> Batch:
+    pieces: list[Piece] = []
+    firsts, times, counts = [], [], []
+    for is_block, group in groupby(run, key=lambda one: isinstance(one, BlockAt)):
+        some = list(group)
+        firsts += [one.offset for one in some]
+        times += [one.timestamp for one in some]
+        if is_block:
+            pieces += [one.block for one in some]
+            counts += list(map(len, some))
+        else:
+            pieces.append(Rows([r.key for r in some], [r.value for r in some], [r.headers for r in some]))
+            counts += [1] * len(some)
+    counted = np.array(counts, np.int64)
+    total = int(counted.sum())
+    begins = np.array(firsts, np.int64) - (np.cumsum(counted) - counted)
+    return Batch(
+        topic=tp.topic,
+        partition=tp.partition,
+        offsets=np.arange(total, dtype=np.int64) + np.repeat(begins, counted),
+        received_ms=np.repeat(np.array(times, np.int64), counted),
+        pieces=pieces,
+    )
 
 
 class Transport(aiokafka.Transport):

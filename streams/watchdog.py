@@ -33,7 +33,8 @@ class Watchdog:
         """Seconds of stall so far, for a metric. Raises StalledError from the limit on.
 
         `now_s`: monotonic. `progress`: any number that changes when the ledger moves. `lag`: records wait. `away`:
-        ClickHouse is being waited for, within a budget of its own. `rebalancing`: partitions are being handed over.
+        ClickHouse or Kafka is being waited for, within a budget of its own. `rebalancing`: partitions are being handed
+        over.
         """
         before_s, before, lagged = self._last or (now_s, progress, False)
         self._last = (now_s, progress, lag)
@@ -51,7 +52,8 @@ class Watchdog:
         if self.stalled_s >= self.limit_s:
             raise StalledError(
                 f"records wait, but for {self.stalled_s:.0f} s nothing was made durable (VIGIE_WATCHDOG_S is "
-                f"{self.limit_s:.0f}), not counting time spent waiting for ClickHouse: the worker is stuck. It ends so "
-                "that it can be started again; nothing is lost. The last lines of the log say where it stopped"
+                f"{self.limit_s:.0f}), not counting time spent waiting for ClickHouse or Kafka: the worker is stuck. "
+                "It ends so that it can be started again; nothing is lost. The last lines of the log say where it "
+                "stopped"
             )
         return self.stalled_s

@@ -20,6 +20,7 @@ from processors.locate import Locator
 from processors.pipeline import Reference
 from processors.territory import Territory
 from schemas.contracts import RAW_TOPICS
+from schemas.registry import Writers
 from sinks.clickhouse import Sink, SinkAwayError
 from sinks.rows import ZoneMaps
 from streams import app as faust_app
@@ -60,8 +61,9 @@ class Worker:
         self.ledger = Ledger()
         self.log = logger("worker")
         self.failure: BaseException | None = None
-        self.reference = Reference(Locator(territories), limits(settings))
-        self._intake = Intake(settings, self.reference)
+        writers = Writers(older=settings.older_schemas, registry_url=settings.schema_registry_url)
+        self.reference = Reference(Locator(territories), limits(settings), writers.older)
+        self._intake = Intake(settings, self.reference, writers)
         owner = f"{settings.instance_id or os.uname().nodename}-{token_hex(4)}"
         threads = settings.threads or len(os.sched_getaffinity(0))
         self._stages = ThreadPoolExecutor(threads, "stages")
@@ -151,8 +153,17 @@ class Worker:
             raise self.failure
 
     def _has_reached(self, ends: Mapping[Place, int]) -> bool:
-        entries = {place: self.ledger.get(place) for place in ends}
-        return all(entry is not None and entry.stored >= ends[place] for place, entry in entries.items())
+        return all(self._has_stored(place, end) for place, end in ends.items())
+
+    def _has_stored(self, place: Place, end: int) -> bool:
+        entry = self.ledger.get(place)
+        tp = TP(place.topic, place.partition)
+        return entry is not None and entry.stored >= self.app.consumer.records_end(tp, end)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it is about to end, for whatever reason."""
+        return self._stop.is_set()
 
     @property
     def is_ready(self) -> bool:
@@ -162,13 +173,15 @@ class Worker:
     @property
     def is_waiting(self) -> bool:
         """Whether ClickHouse or Kafka is away and being waited for."""
-        return self.sink.is_waiting or self.confirmed.is_waiting
+        return self.sink.is_waiting or self.confirmed.is_waiting or self.custody.is_kafka_away
 
     @property
     def lags(self) -> bool:
         """Whether there is something to do that is not done."""
         if not self.custody.is_open:
             return self.custody.is_wanted
+        if self.custody.has_lost_sight:
+            return True
         return any(entry.inbox or entry.dirty or not self._read_to_its_end(p, entry) for p, entry in self.ledger)
 
     def has_seen(self, event_ms: int) -> bool:
@@ -200,7 +213,7 @@ class Worker:
         if batch.first_offset < entry.fetched:
             self.log.warning("the log has gone back", topic=place.topic, partition=place.partition)
             self.custody.take_up_again(place)
-        elif batch.first_offset > entry.fetched and not await self.custody.is_hole(place, entry, batch.first_offset):
+        elif fetched.since > entry.fetched and not await self.custody.is_hole(place, entry, batch.first_offset):
             await self.custody.refetch(place, entry)
         else:
             entry.fetched = batch.last_offset + 1
@@ -222,6 +235,8 @@ class Worker:
         arrived, most = self._arrived[topic], self.settings.batch_records
         while True:
             await arrived.wait()
+            if not self.custody.is_open:
+                await wait(self._stop, _POLL_S)
             entries = [(place, entry) for place, entry in self.ledger if place.topic == topic]
             if all(entry.arrived < most for _, entry in entries):
                 await asyncio.sleep(self.settings.linger_s)
@@ -279,7 +294,7 @@ class Worker:
         """Make everything durable that has been processed so far."""
         for place in await self._flusher.flush(save=save):
             self.log.error("ClickHouse refused rows: stored as rejects", topic=place.topic, partition=place.partition)
-            self.custody.take_up_again(place)
+            self.custody.look_again()
         self._moved.set()
 
     async def _save(self) -> None:
@@ -308,6 +323,8 @@ class Worker:
             # Given up because the partitions were to be handed over: the next owner reads those records again.
             if serial == self.custody.serial:
                 raise
+            # Ours again meanwhile, perhaps, and without the entries that were cut.
+            self.custody.look_again()
 
     def _read_to_its_end(self, place: Place, entry: Entry) -> bool:
         end = self.app.consumer.told_end(TP(place.topic, place.partition))

@@ -43,7 +43,10 @@ WHERE jurisdiction_id = {jurisdiction:String} AND layer = {layer:String} AND end
   AND window_start >= toDateTime({start_s:Int64}, 'UTC') AND window_start < toDateTime({end_s:Int64}, 'UTC')
 """
 
-_FIRST: Final = "SELECT toUnixTimestamp(min(window_start)) FROM window_rows WHERE endsWith(metric, '.received')"
+_FIRST: Final = """
+SELECT toUnixTimestamp(min(window_start)) FROM window_rows
+WHERE jurisdiction_id = {jurisdiction:String} AND endsWith(metric, '.received')
+"""
 
 
 class ZoneWatch:
@@ -58,13 +61,19 @@ class ZoneWatch:
         self._owner = owner
         self._origins: dict[str, Origin] = {}
         self._books: dict[str, AlertBook] = {}
-        self._saved_ms = 0
+        # Each for itself: a territory that was taken out and is put back has not come as far as the others.
+        self._looked_ms: dict[str, int] = {}
+        self._saved_ms: dict[str, int] = {}
         self._log = logger("zones")
-        self.looked_up_to_ms = 0
+
+    @property
+    def looked_up_to_ms(self) -> int:
+        """The event time up to which every territory has been looked at; 0 before that."""
+        return min(self._looked_ms.values(), default=0)
 
     def forget(self) -> None:
         """Somebody else leads: what they do is not known here."""
-        self._origins, self._books, self.looked_up_to_ms = {}, {}, 0
+        self._origins, self._books, self._looked_ms = {}, {}, {}
 
     def look(self, partitions: int, epoch: str, sink: Sink) -> tuple[list[Transition], list[Message]]:
         """Evaluate up to the instant that all `partitions` of the report topic have reached.
@@ -77,45 +86,46 @@ class ZoneWatch:
             return [], []
         if not self._books:
             self._recall(sink)
-        ends = self._ends(watermark_ms, sink)
-        if not ends:
-            return [], []
-        made = [
-            (self._origins[jurisdiction], transition)
-            for jurisdiction, territory in self._territories.items()
-            if territory.rules.report_hot_spot is not None
-            for transition in self._look_at(jurisdiction, territory, territory.rules.report_hot_spot, ends, sink)
-        ]
+        made, looked_ms = [], {}
+        for jurisdiction, territory in self._territories.items():
+            ends = self._ends(jurisdiction, watermark_ms, sink)
+            if not ends:
+                continue
+            looked_ms[jurisdiction] = ends[-1]
+            if (rule := territory.rules.report_hot_spot) is not None:
+                transitions = self._look_at(jurisdiction, territory, rule, ends, sink)
+                made += [(self._origins[jurisdiction], transition) for transition in transitions]
         records = [(origin, to_record(transition)) for origin, transition in made]
         if records:
             store_alerts([(_NO_ORIGIN, 0, record) for _, record in records], sink)
-        self.looked_up_to_ms = ends[-1]
+        self._looked_ms |= looked_ms
         return [transition for _, transition in made], [alert_message(record) for _, record in records]
 
     def save(self, sink: Sink, now_ms: int) -> None:
         """Keep what is remembered, once everything it told is confirmed."""
-        if not self._books or self._saved_ms == self.looked_up_to_ms:
+        further = {j: looked for j, looked in self._looked_ms.items() if looked != self._saved_ms[j]}
+        if not further:
             return
         snapshots = [
             Snapshot(
                 origin=self._origins[jurisdiction],
-                next_offset=self.looked_up_to_ms,
-                watermark=instant(self.looked_up_to_ms),
+                next_offset=looked_ms,
+                watermark=instant(looked_ms),
                 code_version=CODE_VERSION,
                 owner=self._owner,
                 taken_at=instant(now_ms),
-                state=book.snapshot(),
+                state=self._books[jurisdiction].snapshot(),
             )
-            for jurisdiction, book in self._books.items()
+            for jurisdiction, looked_ms in further.items()
         ]
         store_snapshots(snapshots, sink)
-        self._saved_ms = self.looked_up_to_ms
+        self._saved_ms |= further
 
     def _recall(self, sink: Sink) -> None:
         """Take up where the last leader stopped."""
         origins = [Origin("", 0, jurisdiction) for jurisdiction in self._territories]
         known = stored.terms(origins, sink)
-        books, looked = {}, []
+        books, looked_ms = {}, dict.fromkeys(self._territories, 0)
         for origin in origins:
             jurisdiction = origin.epoch
             self._origins[jurisdiction] = replace(origin, term=known["", 0] + 1)
@@ -124,21 +134,21 @@ class ZoneWatch:
             if newest is not None:
                 try:
                     books[jurisdiction].restore(newest.state)
-                    looked.append(newest.next_offset)
+                    looked_ms[jurisdiction] = newest.next_offset
                 except ValueError as error:
                     self._log.error("zone alerts are not remembered", jurisdiction=jurisdiction, error=str(error))
         stored.claim(list(self._origins.values()), self._owner, 0, utc_now(), sink)
-        self._books, self.looked_up_to_ms = books, min(looked, default=0)
-        self._saved_ms = self.looked_up_to_ms
+        self._books, self._looked_ms, self._saved_ms = books, looked_ms, dict(looked_ms)
 
-    def _ends(self, watermark_ms: int, sink: Sink) -> range:
+    def _ends(self, jurisdiction: str, watermark_ms: int, sink: Sink) -> range:
         """The instants to evaluate at: every step of event time since the last look, so that what is found does not
         depend on how often somebody looks. Of a long gap only the last week is evaluated: what was hot before is
         nobody's alert any more."""
         newest = watermark_ms - watermark_ms % STEP_MS
-        first = self.looked_up_to_ms + STEP_MS
-        if not self.looked_up_to_ms:
-            begun_ms = sink.rows(_FIRST)[0][0] * 1_000
+        looked_ms = self._looked_ms.get(jurisdiction, 0)
+        first = looked_ms + STEP_MS
+        if not looked_ms:
+            begun_ms = sink.rows(_FIRST, {"jurisdiction": jurisdiction})[0][0] * 1_000
             first = begun_ms - begun_ms % STEP_MS + STEP_MS if begun_ms else newest
         return range(max(first, newest - (_MOST_STEPS - 1) * STEP_MS), newest + 1, STEP_MS)
 

@@ -59,7 +59,7 @@ def facts(settings: Settings) -> Facts:
 def _committed(settings: Settings) -> dict[Place, int]:
     # Not through the admin client: its question ends the process (a null pointer) while topics are created anew. A
     # consumer that subscribes to nothing does not join the group.
-    consumer = Consumer({**broker.client_config(settings), "group.id": settings.group})
+    consumer = Consumer(broker.consumer_config(settings, settings.group))
     try:
         there = consumer.list_topics(timeout=_TIMEOUT_S).topics
         places = [TopicPartition(t, n) for t in RAW_TOPICS.values() if t in there for n in there[t].partitions]
@@ -92,13 +92,9 @@ def members(settings: Settings) -> int | None:
 def _reader(settings: Settings) -> Iterator[Any]:
     consumer = Consumer(
         {
-            **broker.client_config(settings),
-            "group.id": f"{settings.group}-audit",
-            "enable.auto.commit": False,
+            **broker.consumer_config(settings, f"{settings.group}-audit"),
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
-            # As the worker reads: what a transaction gave up is a record all the same.
-            "isolation.level": "read_uncommitted",
             "check.crcs": False,
         }
     )

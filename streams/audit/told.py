@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from schemas.codec import decode
+from schemas.codec import decode_values
 from schemas.contracts import ALERT_TOPIC, contract
-from schemas.framing import prefixes, single_object_prefix
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 from sinks import audited_alerts
 from sinks.clickhouse import Sink
 from streams.audit import kafka
@@ -33,12 +32,10 @@ class OnTopic:
 def on_topic(settings: Settings) -> OnTopic:
     """Read the alert topic from its first record to its end. Raises BrokerError."""
     alert = contract("Alert")
-    own = single_object_prefix(alert.schema)
     parts, unreadable = [], 0
     read = kafka.alerts(settings)
     for values in _in_parts(read.values):
-        writers = {prefix: own_writer(alert) if prefix == own else None for prefix in prefixes(values)}
-        found = decode(alert, values, writers)
+        found = decode_values(alert, values, own_writers(alert))
         unreadable += len(found.rejects)
         parts.append(found.frame.select("transition_id", "fingerprint"))
     empty = pl.DataFrame(schema={"transition_id": pl.String(), "fingerprint": pl.String()})

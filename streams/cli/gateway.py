@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,6 +14,8 @@ from sinks.clickhouse_gateway import serve
 from streams.cli import options
 from streams.cli.errors import say, told
 from streams.interrupt import undisturbed
+
+_TURN_S: Final = 0.5
 
 
 @click.command()
@@ -45,7 +47,9 @@ def gateway(data_dir: Path, host: str, port: int, read_only: bool) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
         click.echo(f"listening on {running.url}")
-        stopping.wait()
+        # In turns: a signal that the kernel hands to another thread does not wake a wait without end.
+        while not stopping.wait(_TURN_S):
+            pass
         if not running.stop():
             say("Error: a statement would not end within 20 s; nothing that was answered is lost")
             # The engine crashes when the interpreter takes it down under a running statement.

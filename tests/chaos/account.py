@@ -112,7 +112,8 @@ def undelivered(owed: Iterable[str], received: Iterable[Received]) -> list[str]:
 def judge_deliveries(
     transitions: Sequence[Mapping[str, Any]], received: Sequence[Received], owed: Sequence[str]
 ) -> list[str]:
-    """What is `owed` arrived under its id, nothing that is not stored did, and never two things under one id."""
+    """What is `owed` arrived under its id, nothing that is not stored or has not fired did, and never two things under
+    one id."""
     bodies: defaultdict[str, set[bytes]] = defaultdict(set)
     for request in received:
         bodies[request.headers.get("webhook-id", "")].add(request.body)
@@ -122,6 +123,8 @@ def judge_deliveries(
         wrong.append(f"{len(missing)} transitions never reached the receiver: {_some(missing)}")
     if strange := sorted(bodies.keys() - known):
         wrong.append(f"{len(strange)} deliveries are of no stored transition: {_some(strange)}")
+    if unasked := sorted(bodies.keys() & known - set(to_deliver(transitions))):
+        wrong.append(f"{len(unasked)} deliveries are of alerts that have not fired: {_some(unasked)}")
     if several := sorted(name for name, contents in bodies.items() if len(contents) > 1):
         wrong.append(f"{len(several)} webhook ids came with different bodies: {_some(several)}")
     return wrong

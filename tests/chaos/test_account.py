@@ -109,10 +109,12 @@ def test_every_alert_is_delivered_at_least_once() -> None:
 
 
 def test_a_delivery_of_nothing_stored_is_told() -> None:
-    """What a receiver is told must be in the database; and the same id must always say the same."""
+    """What a receiver is told must be in the database and have fired; and the same id must always say the same."""
     told = [transition("a", "firing")]
     strange = [delivery("a"), delivery("x")]
     assert judge_deliveries(told, strange, ["a"]) == ["1 deliveries are of no stored transition: x"]
+    short = [transition("a", "pending"), transition("b", "expired", sequence=2)]
+    assert judge_deliveries(short, [delivery("b")], []) == ["1 deliveries are of alerts that have not fired: b"]
     twice = [delivery("a", b"1"), delivery("a", b"2")]
     assert judge_deliveries(told, twice, ["a"]) == ["1 webhook ids came with different bodies: a"]
 

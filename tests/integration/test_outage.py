@@ -22,7 +22,7 @@ from tests.support.city import CITY
 from tests.support.gateway import Gateway, gateway
 from tests.support.kafka import Kafka
 from tests.support.load import Load
-from tests.support.pipeline import Command, send
+from tests.support.pipeline import Command, dead_letters, send
 from tests.support.proxy import FaultProxy
 from tests.support.world import World, said, stopped, wait_for, world
 
@@ -215,3 +215,30 @@ def test_kafka_away(how: str, made: World, kafka: Kafka) -> None:
         stopped(worker)
     assert sum(made.ends().values()) == load.produced
     assert made.faults() == []
+
+
+@pytest.mark.parametrize("doing", ["nothing", "letters"])
+def test_kafka_away_for_longer_than_the_watchdog(doing: str, made: World, kafka: Kafka) -> None:
+    """A worker with nothing to do, and one that holds dead letters which nobody confirms, wait for it all the same: for
+    the retry budget. With Kafka back everything is told and stored once."""
+    load, watchdog_s = Load(44), 20
+    with made.worker(watchdog_s=watchdog_s, flush_interval_s=6, log_batches="true") as worker:
+        send(load.draw(int(time.time() * 1_000)), kafka.bootstrap)
+        made.wait_until_caught_up(worker)
+        if doing == "letters":
+            # More than the client takes before it lets others wait.
+            junk = [Record(RAW_TOPICS["sensor"], f"{CITY}|gate-1".encode(), bytes(4_000), 0) for _ in range(40)]
+            load.produced += send(junk, kafka.bootstrap)
+            worker.wait_for(lambda: processed(worker) == load.produced, "they were processed")
+        kafka.kill()
+        away_s = time.monotonic()
+        worker.wait_for(lambda: time.monotonic() - away_s > 1.5 * watchdog_s, "it was away for long")
+        if doing == "letters":
+            worker.wait_for(lambda: bool(said(worker, "waiting for Kafka")), "it waited for the letters")
+        kafka.start()
+        send(load.draw(int(time.time() * 1_000)), kafka.bootstrap)
+        made.wait_until_caught_up(worker)
+        stopped(worker)
+    assert sum(made.ends().values()) == load.produced
+    assert made.faults() == []
+    assert len(dead_letters(kafka.bootstrap)) >= sum(len(one) for one in made.stored().rejects.values())

@@ -20,7 +20,7 @@ from tests.support.batches import event
 from tests.support.city import CITY
 from tests.support.kafka import Kafka
 from tests.support.pipeline import GROUP, Command, committed_offsets, send, succeeded, vigie
-from tests.support.receiver import Received, WebhookReceiver, status
+from tests.support.receiver import Received, WebhookReceiver, drip_head, status
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka]
 
@@ -28,9 +28,9 @@ _KEY: Final = b"0123456789abcdef0123456789abcdef"
 _SECRET: Final = "whsec_" + base64.b64encode(_KEY).decode()
 
 
-def bin_reading(fill_level: float) -> Record:
-    """What a bin says now."""
-    at = int(time.time() * 1_000)
+def bin_reading(fill_level: float, ago_ms: int = 0) -> Record:
+    """What a bin says now, or said a moment ago: of readings of one instant nobody knows which was the last."""
+    at = int(time.time() * 1_000) - ago_ms
     value = event("sensor", event_id=f"e-{at}-{fill_level}", observed_at=at, fill_level=fill_level)
     return Record(RAW_TOPICS["sensor"], f"{CITY}|bin-00017".encode(), encode(contract_of("sensor"), value), at)
 
@@ -47,22 +47,26 @@ def opened(received: Received) -> dict[str, Any]:
     return found
 
 
+def settings_of(kafka: Kafka, territory: Path, folder: Path, receiver: WebhookReceiver) -> dict[str, object]:
+    return {
+        "kafka_bootstrap": kafka.bootstrap,
+        "clickhouse_url": f"chdb://{folder / 'clickhouse'}",
+        "territories": territory,
+        "webhook_url": receiver.url,
+        "webhook_secrets": _SECRET,
+    }
+
+
 def test_full_and_emptied(kafka: Kafka, small_folder: Path, tmp_path: Path) -> None:
     """A bin that fills up is told as firing, once it is emptied as resolved: one fingerprint, one delivery each.
 
     The receiver fails at first; the delivery is tried again under the same id. A new worker tells nothing twice.
     """
     with WebhookReceiver([status(503)]) as receiver:
-        settings = {
-            "kafka_bootstrap": kafka.bootstrap,
-            "clickhouse_url": f"chdb://{tmp_path / 'clickhouse'}",
-            "territories": small_folder,
-            "webhook_url": receiver.url,
-            "webhook_secrets": _SECRET,
-        }
+        settings = settings_of(kafka, small_folder, tmp_path, receiver)
         succeeded(vigie("init", folder=tmp_path, settings=settings))
         with Command("worker", folder=tmp_path / "first", settings=settings) as worker:
-            send([bin_reading(0.4), bin_reading(0.95)], kafka.bootstrap)
+            send([bin_reading(0.4, ago_ms=100), bin_reading(0.95)], kafka.bootstrap)
             worker.wait_for(lambda: len(receiver.requests) >= 2, "the full bin was told", 60)
             send([bin_reading(0.1)], kafka.bootstrap)
             worker.wait_for(lambda: len(receiver.requests) >= 3, "the emptied bin was told", 60)
@@ -91,3 +95,22 @@ def test_full_and_emptied(kafka: Kafka, small_folder: Path, tmp_path: Path) -> N
     assert firing["fingerprint"] == resolved["fingerprint"] == again["fingerprint"]
     assert firing["startsAt"] == resolved["startsAt"] < again["startsAt"]
     assert resolved["endsAt"] > resolved["startsAt"]
+
+
+def test_a_receiver_that_drips_holds_up_no_stop(kafka: Kafka, small_folder: Path, tmp_path: Path) -> None:
+    """A worker that is stopped while a receiver lets it wait ends, and well; the next one tells that alert again."""
+    with WebhookReceiver([drip_head()]) as receiver:
+        settings = settings_of(kafka, small_folder, tmp_path, receiver)
+        succeeded(vigie("init", folder=tmp_path, settings=settings))
+        with Command("worker", folder=tmp_path / "first", settings=settings) as worker:
+            send([bin_reading(0.95)], kafka.bootstrap)
+            worker.wait_for(lambda: len(receiver.requests) >= 1, "the receiver was asked", 60)
+            worker.interrupt(signal.SIGTERM)
+            assert succeeded(worker.wait(40))
+        with Command("worker", folder=tmp_path / "second", settings=settings) as worker:
+            worker.wait_for(lambda: len(receiver.requests) >= 2, "the full bin was told again", 60)
+            worker.interrupt(signal.SIGTERM)
+            assert succeeded(worker.wait(40))
+        first, again, *_ = receiver.requests
+    assert first.headers["webhook-id"] == again.headers["webhook-id"]
+    assert opened(first) == opened(again)

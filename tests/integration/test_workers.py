@@ -192,7 +192,8 @@ def test_they_come_and_go(group: Group, load_folder: Path, server: Gateway, tmp_
 def test_a_stale_owner_loses(group: Group, load_folder: Path, server: Gateway, tmp_path: Path) -> None:
     """A worker that stands still for longer than its session has lost its partitions; when it moves again, what it had
     begun changes nothing, and it goes on as a member of the group."""
-    group.begin("a", "b")
+    # Flushes so far apart that there is always something begun.
+    group.begin("a", "b", flush_interval_s=1.5)
     group.wait_for_holders(2)
     group.flow()
     group.wait_for_progress()
@@ -239,13 +240,12 @@ def test_too_many_are_refused(group: Group, kafka: Kafka) -> None:
     sent = send([*group.load.draw(int(time.time() * 1_000)), *flood], kafka.bootstrap)
     group.load.produced += len(flood)
     assert sent == group.load.produced
-    told = []
     for _ in range(2):
         with group.made.worker(max_consecutive_invalid=60) as worker:
             failed(worker.wait(), "city.raw.sensor/", "are refused", "VIGIE_MAX_CONSECUTIVE_INVALID")
-        told.append((len(dead_letters(kafka.bootstrap)), sorted(group.made.committed().items())))
-    assert told[0] == told[1], "a new start does not get past it"
-    assert told[0][0] < len(flood)
+        # Of what a fetch brought before the limit was reached some may be told; what other partitions hold goes on.
+        flooded = [one for one in dead_letters(kafka.bootstrap) if one.value() == b"garbage"]
+        assert len(flooded) < 60, "no start gets past it"
     group.begin("a")
     group.end()
     assert len(dead_letters(kafka.bootstrap)) == sum(len(one) for one in group.made.stored().rejects.values())

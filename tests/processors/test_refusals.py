@@ -15,10 +15,9 @@ from polars.testing import assert_frame_equal
 from processors.pipeline import SINK_STAGE, Outcome, run
 from processors.refusals import Breach, RefusalLimits, Refusals
 from schemas.contracts import contract_of
-from schemas.framing import prefixes, single_object_prefix
 from schemas.records import Batch
 from schemas.rejects import REJECT_SCHEMA, Reason
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 from tests.support.batches import HOUR, Ran, batch, cut, encoded, event, events, reference, state_of
 
 #: What became of a record: None stored, or the reason of its reject.
@@ -213,8 +212,5 @@ def test_a_condemned_record_keeps_the_reason_of_its_bytes() -> None:
 def _outcome(one: Batch, offsets: frozenset[int]) -> Outcome:
     """The outcome of one batch of a new partition, of which ClickHouse has refused some offsets."""
     shared = reference()
-    contract = contract_of("sensor")
-    own = single_object_prefix(contract.schema)
-    writers = {prefix: own_writer(contract) if prefix == own else None for prefix in prefixes(one.values)}
-    (outcome,) = run(one, state_of(one, shared), shared, writers, offsets)
+    (outcome,) = run(one, state_of(one, shared), shared, own_writers(contract_of("sensor")), offsets)
     return outcome

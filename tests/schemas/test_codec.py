@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from schemas import codec, framing
-from schemas.codec import decode
+from schemas.codec import decode_values
 from schemas.contracts import DOMAINS, Contract, Field, contract, contract_of, examples
 from schemas.framing import encode, encode_confluent, single_object_prefix
 from schemas.rejects import REJECT_SCHEMA, Reason
@@ -83,7 +83,7 @@ def outcomes(c: Contract, values: Sequence[bytes | None], writers: Mapping[bytes
 
     Asserts on the way what holds for every batch: the types of both frames, and each row in exactly one of them.
     """
-    decoded = decode(c, values, writers)
+    decoded = decode_values(c, values, writers)
     assert decoded.frame.schema == pl.Schema({"row": pl.UInt32(), **c.frame_schema()})
     assert decoded.rejects.schema == pl.Schema(REJECT_SCHEMA)
     assert decoded.frame["row"].is_sorted()
@@ -142,7 +142,7 @@ def test_decode_gives_back_what_was_encoded(c: Contract) -> None:
     @given(st.lists(value_of(c), max_size=6), st.booleans())
     def check(values: list[dict[str, Any]], confluent: bool) -> None:
         encoded = [encode_confluent(c, v, SCHEMA_ID) if confluent else encode(c, v) for v in values]
-        decoded = decode(c, encoded, own_writers(c))
+        decoded = decode_values(c, encoded, own_writers(c))
         assert_frame_equal(decoded.frame, frame_of(c, values), check_exact=True)
         assert decoded.rejects.is_empty()
 
@@ -209,7 +209,7 @@ def test_bad_records_in_a_long_batch(bad_rows: tuple[int, ...]) -> None:
     encoded = [encode(c, v) for v in values]
     for row in bad_rows:
         encoded[row] = encoded[row][:-3]
-    decoded = decode(c, encoded, own_writers(c))
+    decoded = decode_values(c, encoded, own_writers(c))
     assert decoded.rejects["row"].to_list() == list(bad_rows)
     assert set(decoded.rejects["reason"]) == {"decode"}
     expected = frame_of(c, values).filter(~pl.col("row").is_in(bad_rows))
@@ -255,7 +255,7 @@ def test_framings_mix_in_one_batch() -> None:
     assert [reason[1] if reason[0] == "reject" else "event" for reason in found] == [*expected, "decode", "decode"]
     assert found[0] == found[2] == found[7]
     assert found == alone(c, values, own_writers(c))
-    known = framing.prefixes(values)
+    known = {named for value in values if value and (named := framing.prefix_of(value))}
     assert known == {prefix(c), b"\xc3\x01" + b"\x11" * 8, b"\x00\0\0\0\x07", b"\x00\0\0\0\x08"}
     assert outcomes(c, values, dict.fromkeys(known)) == [
         ("reject", "decode" if row in (3, 5, 6, 8, 9) else "unknown_schema", why) for row, (_, _, why) in
@@ -284,6 +284,6 @@ def test_rejects_tell_no_value() -> None:
     secret = "jane.doe@example.org"
     whole = encode(c, sample(c) | {"reporter_pseudonym": secret, "service_request_id": secret})
     values = [whole[:-2], whole + b"\x01", whole[10:], b"\xc3\x01" + b"\x22" * 8 + whole[10:]]
-    decoded = decode(c, values, own_writers(c))
+    decoded = decode_values(c, values, own_writers(c))
     assert len(decoded.rejects) == len(values)
     assert not any(word in detail for detail in decoded.rejects["detail"] for word in ("jane", secret.encode().hex()))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from schemas import writers
-from schemas.codec import decode
+from schemas.codec import decode_values
 from schemas.contracts import Contract, contract
 from schemas.framing import single_object_prefix
 from schemas.writers import Writer
@@ -63,7 +63,7 @@ def decoded_from(c: Contract, change: Change, values: Sequence[Mapping[str, Any]
     """The frame of records that a changed writer wrote, with one cut record between them that must be rejected."""
     framed, w = written_by(c, change, values)
     writers = {framed[0][:10]: w}
-    whole = decode(c, framed, writers)
+    whole = decode_values(c, framed, writers)
     assert whole.rejects.is_empty()
     assert outcomes(c, framed, writers) == alone(c, framed, writers)
     beside = outcomes(c, [*framed, framed[0][:-1]], writers)
@@ -200,7 +200,7 @@ def test_the_slow_path_gives_what_the_fast_path_gives(c: Contract) -> None:
         extra: Any = {"type": "map", "values": "long"}
         framed, w = written_by(c, with_extra(extra, 0), [v | {"extra": {"a": 1}} for v in values])
         assert w.container is None
-        decoded = decode(c, framed, {framed[0][:10]: w})
+        decoded = decode_values(c, framed, {framed[0][:10]: w})
         assert_frame_equal(decoded.frame, frame_of(c, values), check_exact=True)
 
     check()

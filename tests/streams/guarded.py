@@ -1,6 +1,6 @@
 """A process with a guard over a worker that does what it is told, for tests/streams/test_guard.py.
 
-    python -m tests.streams.guarded moving | stalled | stuck | slow-to-stop | slow-to-leave
+    python -m tests.streams.guarded moving | stalled | stuck | slow-to-stop | slow-to-leave | failed | broken
 
 It says "ready", then what the worker hears.
 """
@@ -38,20 +38,27 @@ class Worker:
         self.kind = kind
         self.ledger: Any = Ledger()
         self.custody = SimpleNamespace(is_open=True, is_over=False)
-        self.lags = kind in ("stalled", "stuck")
         self.is_waiting = False
-        self.failure: BaseException | None = None
+        self.is_stopping = kind == "failed"
+        self.failure: BaseException | None = RuntimeError("by itself") if kind == "failed" else None
         self.over = asyncio.Event()
+
+    @property
+    def lags(self) -> bool:
+        if self.kind == "broken":
+            raise ZeroDivisionError("of the worker's")
+        return self.kind in ("stalled", "stuck")
 
     def stop(self) -> None:
         say("stopping")
+        self.is_stopping = True
         self.custody.is_over = self.kind == "slow-to-leave"
         if not self.kind.startswith("slow"):
             self.over.set()
 
     def fail(self, error: BaseException) -> None:
         say(f"failed: {type(error).__name__}")
-        self.failure = error
+        self.failure, self.is_stopping = error, True
         self.over.set()
 
 

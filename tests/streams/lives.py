@@ -152,14 +152,18 @@ class Kafka:
     def fetch(self, place: Place, most: int, until: int | None) -> Any:
         """The message of the next fetch of a partition; None at its end."""
         tp, log = TP(place.topic, place.partition), self.world.log[place]
-        first = max(self.positions[tp], self.world.starts.get(place, 0))
+        gone = self.world.starts.get(place, 0)
+        first = max(self.positions[tp], gone)
         start = int((log.offsets < first).sum())
         stop = min(start + most, len(log) if until is None else int((log.offsets < until).sum()))
         if start >= stop:
             return None
         batch = log.part(start, stop)
+        # The client does not know what it missed when its position is gone.
+        since = batch.first_offset if gone > self.positions[tp] else self.positions[tp]
         self.positions[tp] = batch.last_offset + 1
-        return SimpleNamespace(tp=tp, value=Fetched(batch, self.mark), generation_id=self.consumer_generation_id)
+        value = Fetched(batch, self.mark, since)
+        return SimpleNamespace(tp=tp, value=value, generation_id=self.consumer_generation_id)
 
 
 class Life:

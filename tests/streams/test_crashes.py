@@ -10,10 +10,9 @@ from typing import Any, Final
 
 import pytest
 
-from schemas.codec import decode
+from schemas.codec import decode_values
 from schemas.contracts import RAW_TOPICS, contract
-from schemas.framing import prefixes
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 from sinks.clickhouse import Sink
 from tests.streams.lives import Plan, live, offer
 from tests.streams.worlds import LAMPS, SENSOR, World, log
@@ -109,7 +108,7 @@ def test_a_crash_while_clickhouse_refuses_a_row_changes_nothing(
 def told(answer: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The transitions on the alert topic, by their id."""
     alert, values = contract("Alert"), [value for _, value in answer["told"]]
-    found = decode(alert, values, {prefix: own_writer(alert) for prefix in prefixes(values)})
+    found = decode_values(alert, values, own_writers(alert))
     assert found.rejects.is_empty()
     return {row["transition_id"]: row for row in found.frame.iter_rows(named=True)}
 

@@ -16,7 +16,7 @@ from schemas.contracts import ALERT_TOPIC
 from sinks import stored
 from sinks.clickhouse import Sink
 from streams import broker, custody
-from streams.broker import BrokerError
+from streams.broker import BrokerAwayError, BrokerError
 from streams.ledger import Place
 from streams.transport import NotOursError
 from tests.streams.lives import Life, Plan, life, offer
@@ -249,6 +249,39 @@ def test_a_broker_that_is_away_is_asked_again(world: World, monkeypatch: pytest.
     lived(world, story)
 
 
+def test_a_broker_that_is_away_is_known(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle or not, the watchdog must not take it for a stall: within the retry budget, and only while none answers."""
+    monkeypatch.setattr(custody, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(custody, "_LOOK_S", 0.01)
+    error: list[BrokerError] = []
+
+    def ids(settings: object) -> dict[str, str]:
+        if error:
+            raise error[0]
+        return dict(world.epochs)
+
+    async def story(one: Life) -> None:
+        monkeypatch.setattr(broker, "topic_ids", ids)
+        running = asyncio.create_task(one.custody.run())
+        one.custody.assigned(set(_TP.values()))
+        error.append(BrokerAwayError("no answer"))
+        await until(lambda: one.worker.is_waiting)
+        one.custody.positioned({})
+        error[0] = BrokerError("has been given to another worker meanwhile")
+        await until(lambda: not one.worker.is_waiting)
+        error[0] = BrokerAwayError("no answer")
+        await until(lambda: one.worker.is_waiting)
+        since_s = one.custody._away_s
+        assert since_s is not None
+        one.custody._away_s = since_s - 3_600
+        assert not one.worker.is_waiting
+        error.clear()
+        await until(lambda: one.custody.is_open and one.custody._away_s is None)
+        running.cancel()
+
+    lived(world, story)
+
+
 def test_partitions_that_went_during_the_move_are_not_opened(world: World) -> None:
     """The group took them before reading could be moved; the next assignment says whose they are."""
 
@@ -263,6 +296,12 @@ def test_partitions_that_went_during_the_move_are_not_opened(world: World) -> No
         assert not one.custody.is_open
 
     lived(world, story)
+
+
+async def until(something: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not something():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
 
 
 class Blocked:
@@ -326,58 +365,3 @@ def test_nothing_is_taken_over_between_a_revoke_and_the_next_assignment(
         lived(world, story)
     finally:
         clickhouse.command("ALTER TABLE events_sensor DROP CONSTRAINT strict")
-
-
-# --- the loop, and the alert topic
-
-
-def test_the_loop_takes_over_whatever_is_assigned(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And again after a while when Kafka was away; and again when a topic was created anew under its feet."""
-    monkeypatch.setattr(custody, "_PAUSE_S", 0.01)
-    monkeypatch.setattr(custody, "_LOOK_S", 0.05)
-
-    async def until(something: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not something():  # noqa: ASYNC110 - nothing tells of it
-                await asyncio.sleep(0.01)
-
-    async def story(one: Life) -> None:
-        answers = [BrokerError("away"), BrokerError("away")]
-
-        def ids(settings: object) -> dict[str, str]:
-            if answers:
-                raise answers.pop()
-            return dict(world.epochs)
-
-        monkeypatch.setattr(broker, "topic_ids", ids)
-        running = asyncio.create_task(one.custody.run())
-        one.custody.assigned(set(_TP.values()))
-        one.custody.positioned({})
-        await until(lambda: one.custody.is_open)
-        assert one.entry(SENSOR).origin.epoch == "T1"
-        world.epochs[SENSOR.topic] = "T2"
-        await until(lambda: one.entry(SENSOR).origin.epoch == "T2")
-        assert one.entry(LAMPS).origin.term == 1, "nobody else has claimed it, so it is kept"
-        running.cancel()
-
-    lived(world, story)
-
-
-def test_alerts_are_read_on_before_clickhouse_answers(world: World) -> None:
-    """Whoever is on call does not wait for it. They go on where they were committed."""
-
-    async def story(one: Life) -> None:
-        blocked = Blocked(one.worker.sink.client)
-        one.custody._patience._sink = replace(one.worker.sink, client=blocked)
-        one.custody.assigned({*_TP.values(), _ALERTS})
-        assert alert_mark(one) is None
-        one.custody.positioned({_ALERTS: 5})
-        taking = asyncio.create_task(one.custody._take_over())
-        await asyncio.get_running_loop().run_in_executor(None, blocked.asked.wait, 10)
-        assert one.kafka.positions == {_ALERTS: 5}
-        assert alert_mark(one) == 1
-        assert not one.custody.is_open
-        blocked.let_go.set()
-        assert await taking
-
-    lived(world, story)

@@ -16,6 +16,7 @@ from streams.flusher import Flusher
 from streams.ledger import Place
 from tests.streams.lives import Life, life, offer
 from tests.streams.worlds import LAMPS, SENSOR, World, log
+from tests.support.batches import batch, encoded, event
 
 
 @pytest.fixture
@@ -295,3 +296,23 @@ def test_a_commit_that_kafka_did_not_take_is_made_later(world: World) -> None:
         assert len(asked) == 2
 
     lived(world, story)
+
+
+# --- how much may wait
+
+
+def test_what_is_refused_waits_as_well(world: World) -> None:
+    """A record that becomes a reject is held for its dead letter, so it counts in what stops fetching."""
+    same = encoded("sensor", [event(event_id="same")])[0]
+    world.log[SENSOR] = batch([same] * 50)
+
+    async def story(one: Life) -> None:
+        for number in range(4):
+            assert not one.worker._is_full(), number
+            assert await one.read(SENSOR, 10)
+        assert one.entry(SENSOR).waiting == 40
+        assert one.worker._is_full()
+        await one.flush()
+        assert not one.worker._is_full()
+
+    lived(world, story, flush_rows=10, chunk_records=65_536)

@@ -112,3 +112,18 @@ def test_a_worker_whose_event_loop_is_stuck_is_ended_as_well() -> None:
         assert process.end() == 1
     assert "failed" not in process.text
     assert "ending at once" in process.text
+
+
+def test_a_worker_that_fails_by_itself_and_does_not_end_is_ended() -> None:
+    """Kafka does not confirm, say, what its last flush has to tell: it has as long as one that is asked to stop."""
+    with guarded("failed") as process:
+        assert process.end() == 1
+    assert "ending at once" in process.text
+
+
+def test_a_guard_that_breaks_ends_the_worker() -> None:
+    """Whatever it was: a worker that nobody watches would hang unseen. It says what broke."""
+    with guarded("broken") as process:
+        assert process.end() == 1
+    assert "ending at once" in process.text
+    assert "ZeroDivisionError: of the worker's" in process.text

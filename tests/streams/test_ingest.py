@@ -7,10 +7,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
+import structlog
 from faust.types import TP
 
+from schemas.records import Rows
 from sinks import stored
 from sinks.clickhouse import Sink
+from streams import broker
+from streams.recovery import GONE
 from tests.streams.lives import Life, Plan, life, offer
 from tests.streams.worlds import SENSOR, World, log
 
@@ -83,25 +87,81 @@ def test_a_batch_that_begins_too_late_is_fetched_again(world: World) -> None:
     assert world.faults() == []
 
 
-def test_a_hole_is_believed_when_kafka_confirms_it(world: World) -> None:
-    """Markers of transactions and compaction leave offsets without a record."""
+def with_markers(world: World) -> World:
+    """The same world, where a few offsets of the readings hold no record."""
     readings = world.log[SENSOR]
     kept = [offset for offset in range(24) if not 9 <= offset < 12]
     world.log[SENSOR] = replace(
         readings,
         offsets=readings.offsets[kept],
         received_ms=readings.received_ms[kept],
-        keys=[readings.keys[i] for i in kept],
-        values=[readings.values[i] for i in kept],
-        headers=[readings.headers[i] for i in kept],
+        pieces=[Rows(*zip(*(readings.original(row) for row in kept), strict=True))],
     )
+    return world
+
+
+def test_markers_of_transactions_are_passed_over_without_a_question(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client knows that it left nothing out; to ask Kafka costs up to half a second, for each transaction."""
+
+    def refuse(*asked: object) -> None:
+        raise AssertionError("Kafka was asked")
+
+    monkeypatch.setattr(broker, "first_offset_from", refuse)
 
     async def story(one: Life) -> None:
         await one.work(Plan(cut=9))
 
-    lived(world, story)
+    lived(with_markers(world), story)
     assert world.faults() == []
     assert durable(world) == 24
+
+
+def test_a_hole_that_the_client_does_not_know_is_believed_when_kafka_confirms_it(world: World) -> None:
+    """Its position was lost on the way, and what was left out had no record."""
+
+    async def story(one: Life) -> None:
+        await one.work(Plan(until=9))
+        one.kafka.positions[_TP] = 10
+        await one.work()
+
+    with structlog.testing.capture_logs() as lines:
+        lived(with_markers(world), story)
+    assert [line for line in lines if line["log_level"] in ("warning", "error")] == []
+    assert world.faults() == []
+    assert durable(world) == 24
+
+
+def test_what_retention_takes_from_a_worker_is_reported(world: World) -> None:
+    """As at a start: how many, of which partition. What is left is read."""
+
+    async def story(one: Life) -> None:
+        await one.work(Plan(until=6))
+        world.starts[SENSOR] = 15
+        await one.work()
+
+    with structlog.testing.capture_logs() as lines:
+        lived(world, story)
+    told = [line for line in lines if line["log_level"] in ("warning", "error")]
+    assert [(line["event"], line["topic"], line["partition"], line["lost"]) for line in told] == [
+        (GONE, SENSOR.topic, SENSOR.partition, 9)
+    ]
+    assert world.faults() == []
+    assert durable(world) == 24
+
+
+def test_a_worker_stops_behind_the_last_record_of_the_log(world: World) -> None:
+    """Told to stop at an end that a marker stands before, it does not wait for a record that never comes."""
+
+    async def story(one: Life) -> None:
+        one.kafka.records_end = lambda tp, offset: min(offset, 24)
+        one.worker.stop_at({SENSOR: 25})
+        assert not one.worker._has_reached({SENSOR: 25})
+        await one.work()
+        assert one.worker._has_reached({SENSOR: 25})
+
+    lived(world, story)
 
 
 def test_a_log_that_has_gone_back_is_taken_up_again(world: World) -> None:

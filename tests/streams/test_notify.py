@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pytest
 from faust.types import TP
+from structlog.testing import capture_logs
 
 from schemas.contracts import ALERT_TOPIC, contract
 from schemas.framing import encode
-from schemas.records import Batch
+from schemas.records import Batch, Rows
+from sinks import webhook
 from streams import notify
 from streams.clock import WallClock
 from streams.notify import Notifier
@@ -23,8 +28,9 @@ from streams.settings import load
 from streams.tally import Tally
 from tests.support.batches import RECEIVED_MS
 from tests.support.city import CITY
-from tests.support.receiver import WebhookReceiver, gone, hang, status
+from tests.support.receiver import WebhookReceiver, drip_head, gone, hang, status, too_many
 
+_ROOT: Final = Path(__file__).resolve().parents[2]
 _SECRET: Final = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 _TP: Final = TP(ALERT_TOPIC, 0)
 
@@ -49,7 +55,7 @@ def transition(number: int, state: str = "firing") -> bytes:
 def batch(first_offset: int, *values: bytes | None) -> Batch:
     count = len(values)
     offsets = np.arange(first_offset, first_offset + count, dtype=np.int64)
-    return Batch(ALERT_TOPIC, 0, offsets, offsets * 0 + RECEIVED_MS, [None] * count, list(values), [()] * count)
+    return Batch(ALERT_TOPIC, 0, offsets, offsets * 0 + RECEIVED_MS, [Rows([None] * count, list(values), [()] * count)])
 
 
 def names(receiver: WebhookReceiver) -> list[str]:
@@ -57,8 +63,8 @@ def names(receiver: WebhookReceiver) -> list[str]:
     return [json.loads(request.body)["alerts"][0]["labels"]["asset_id"] for request in list(receiver.requests)]
 
 
-def notifier(url: str | None) -> Notifier:
-    settings = load(webhook_url=url, webhook_secrets=_SECRET, webhook_budget_s=0.05) if url else load()
+def notifier(url: str | None, budget_s: float = 0.05) -> Notifier:
+    settings = load(webhook_url=url, webhook_secrets=_SECRET, webhook_budget_s=budget_s) if url else load()
     return Notifier(settings, WallClock(), Tally())
 
 
@@ -89,14 +95,27 @@ def ran(one: Notifier, batches: list[tuple[Batch, int]], answers: Callable[[int]
     return done
 
 
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were made, in seconds: they take no time."""
+    made: list[float] = []
+
+    async def paused(closing: asyncio.Event, seconds: float) -> bool:
+        made.append(seconds)
+        return closing.is_set()
+
+    monkeypatch.setattr(notify, "wait", paused)
+    return made
+
+
 def test_what_people_are_told_is_told_in_order_and_then_committed() -> None:
-    """Firing and resolved, not pending; the offset after a batch once all of it is told."""
+    """Firing and resolved, not pending and not what expired from that; the offset after a batch once it is all told."""
     with WebhookReceiver() as receiver:
         one = notifier(receiver.url)
-        first = batch(4, transition(1), transition(2, "pending"), transition(3, "resolved"))
+        first = batch(4, transition(1), transition(2, "pending"), transition(2, "expired"), transition(3, "resolved"))
         done = ran(one, [(first, 7), (batch(9, transition(4)), 7)])
         assert names(receiver) == ["bin-1", "bin-3", "bin-4"]
-    assert done == [(_TP, 7, 7), (_TP, 10, 7)]
+    assert done == [(_TP, 8, 7), (_TP, 10, 7)]
 
 
 def test_without_a_receiver_everything_is_told() -> None:
@@ -112,15 +131,78 @@ def test_what_is_no_alert_is_passed_over() -> None:
     assert done == [(_TP, 3, 1)]
 
 
-def test_a_receiver_that_stays_away_is_tried_until_it_answers() -> None:
-    """The budget of one notification ends an attempt, and never the notification; nothing behind it overtakes it."""
-    with WebhookReceiver([status(503)] * 3) as receiver:
+def test_a_receiver_that_stays_away_is_tried_until_it_answers(pauses: list[float]) -> None:
+    """The budget of one notification ends an attempt, and never the notification; nothing behind it overtakes it. The
+    pauses grow, and begin anew for the next alert."""
+    with WebhookReceiver([*[status(503)] * 9, status(200), status(503)]) as receiver:
         one = notifier(receiver.url)
         done = ran(one, [(batch(0, transition(1), transition(2)), 1)])
-        assert names(receiver)[3:] == ["bin-1", "bin-2"]
+        assert names(receiver) == ["bin-1"] * 10 + ["bin-2"] * 2
         ids = [request.headers["webhook-id"] for request in receiver.requests]
-        assert len(set(ids[:4])) == 1, "every attempt bears the same id"
+        assert len(set(ids[:10])) == 1, "every attempt bears the same id"
     assert done == [(_TP, 2, 1)]
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 0.5]
+
+
+def test_a_receiver_that_asks_for_time_gets_some(pauses: list[float]) -> None:
+    """Beyond the budget a delivery gives up at once: without a pause as long as was asked for, a minute at most, the
+    receiver would be asked again hundreds of times a second."""
+    asked = ["3600", "7", "0", "Fri, 31 Dec 9999 23:59:59 GMT"]
+    with WebhookReceiver([too_many(value) for value in asked]) as receiver:
+        assert ran(notifier(receiver.url), [(batch(0, transition(1)), 1)]) == [(_TP, 1, 1)]
+        assert len(receiver.requests) == 5
+    assert pauses == [60, 7, 2, 60]
+
+
+def test_closing_ends_a_pause() -> None:
+    """A worker that stops does not sit it out, and does not ask once more."""
+
+    async def whole() -> None:
+        with WebhookReceiver([too_many("3600")]) as receiver:
+            one = notifier(receiver.url)
+            telling = asyncio.create_task(one._deliver(batch(0, transition(1))))
+            async with asyncio.timeout(20):
+                while not one._tally.notified["gave_up"]:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0.005)
+                one.close()
+                assert not await telling
+            assert len(receiver.requests) == 1
+
+    asyncio.run(whole())
+
+
+@pytest.fixture
+def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a delivery go on to its next attempt almost at once."""
+    monkeypatch.setattr(webhook, "_FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(webhook, "_JITTER_S", 0.0)
+
+
+@pytest.mark.parametrize(("budget_s", "said"), [(0.0001, "alert not delivered"), (60.0, "alert not delivered yet")])
+@pytest.mark.parametrize("code", [401, 403, 404, 307])
+def test_wrong_settings_lose_no_alert(
+    code: int, budget_s: float, said: str, pauses: list[float], no_delays: None
+) -> None:
+    """A secret that is being rotated, a wrong path: an error names the settings from the first attempt on, and the
+    alert is told once somebody has put them right."""
+    with capture_logs() as logs, WebhookReceiver([status(code)] * 9) as receiver:
+        one = notifier(receiver.url, budget_s=budget_s)
+        assert ran(one, [(batch(0, transition(1), transition(2)), 1)]) == [(_TP, 2, 1)]
+        assert names(receiver) == ["bin-1"] * 10 + ["bin-2"]
+    first, *_ = logs
+    assert (first["event"], first["log_level"], first["status"]) == (said, "error", code)
+    for one_log in logs:
+        assert "VIGIE_WEBHOOK_URL and VIGIE_WEBHOOK_SECRETS" in one_log["advice"]
+        assert one_log["transition_id"] == "t-1"
+
+
+def test_a_receiver_that_is_away_is_no_matter_of_settings(pauses: list[float], no_delays: None) -> None:
+    """Of a delivery that goes on, the first attempt that failed is told; when it is given up, that is told too."""
+    with capture_logs() as logs, WebhookReceiver([status(503), status(503), too_many("3600")]) as receiver:
+        assert ran(notifier(receiver.url, budget_s=60.0), [(batch(0, transition(1)), 1)]) == [(_TP, 1, 1)]
+    told = [(log["event"], log["log_level"], log["attempts"]) for log in logs]
+    assert told == [("alert not delivered yet", "warning", 1), ("alert not delivered", "error", 3)]
+    assert not any("advice" in log for log in logs)
 
 
 @pytest.mark.parametrize("answer", [status(400), gone()], ids=["refused", "gone"])
@@ -164,6 +246,22 @@ def test_a_worker_that_stops_does_not_wait_for_a_receiver() -> None:
             return done
 
     assert asyncio.run(whole()) == []
+
+
+@pytest.mark.integration
+def test_a_process_that_ends_does_not_wait_for_a_receiver() -> None:
+    """Not even for one that drips: the interpreter leaves that attempt alone, and nothing of it is committed."""
+    with WebhookReceiver([drip_head()]) as receiver:
+        command = [sys.executable, "-m", "tests.streams.telling", receiver.url]
+        with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                receiver.wait_for(1, 60)
+                began = time.monotonic()
+                _, wrote = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        assert (process.returncode, wrote) == (0, "")
+        assert time.monotonic() - began < 8, "the attempt itself may last for 15 s"
 
 
 def test_a_receiver_that_is_away_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

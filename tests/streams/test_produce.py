@@ -14,6 +14,7 @@ from aiokafka.errors import (
     NotLeaderForPartitionError,
     TopicAuthorizationFailedError,
 )
+from faust.exceptions import ProducerSendError
 
 from streams import produce
 from streams.flush import Message
@@ -63,6 +64,11 @@ class Producer:
         elif not self.holds:
             confirmation.set_result(None)
         return confirmation
+
+    async def has_sent(self, count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(self.waiting) < count:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0)
 
     @property
     def values(self) -> list[bytes | None]:
@@ -145,6 +151,70 @@ def test_while_kafka_is_away_it_is_known(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(asyncio, "sleep", pause)
     asyncio.run(confirmed.produce([message("a")]))
     assert (seen, confirmed.is_waiting) == ([True], False)
+
+
+@pytest.mark.parametrize(
+    ("prompt_s", "budget_s", "waiting"),
+    [(0.0, 60.0, True), (60.0, 60.0, False), (0.0, 0.0, False)],
+    ids=["for long", "not for long", "for longer than it may"],
+)
+def test_a_broker_that_does_not_answer_is_taken_to_be_away(
+    monkeypatch: pytest.MonkeyPatch, prompt_s: float, budget_s: float, waiting: bool
+) -> None:
+    """The client tries by itself for a while before it says so: within the budget that is no stall."""
+    monkeypatch.setattr(produce, "_PROMPT_S", prompt_s)
+
+    async def story() -> None:
+        producer = Producer(holds=True)
+        confirmed = Confirmed(producer, budget_s)
+        assert not confirmed.is_waiting
+        producing = asyncio.create_task(confirmed.produce([message("a")]))
+        await producer.has_sent(1)
+        await asyncio.sleep(0.001)
+        assert confirmed.is_waiting is waiting
+        producer.waiting[0].set_result(None)
+        await asyncio.wait_for(producing, 5)
+        assert not confirmed.is_waiting
+
+    asyncio.run(story())
+
+
+def test_one_that_is_confirmed_does_not_hide_one_that_waits() -> None:
+    """Flushes and zones produce side by side."""
+
+    async def story() -> None:
+        producer = Producer([KafkaTimeoutError()], holds=True)
+        confirmed = Confirmed(producer, 60.0)
+        waiting = asyncio.create_task(confirmed.produce([message("a")]))
+        await producer.has_sent(2)
+        prompt = asyncio.create_task(confirmed.produce([message("b")]))
+        await producer.has_sent(3)
+        producer.waiting[2].set_result(None)
+        await asyncio.wait_for(prompt, 5)
+        assert confirmed.is_waiting
+        producer.waiting[1].set_result(None)
+        await asyncio.wait_for(waiting, 5)
+
+    asyncio.run(story())
+
+
+def test_messages_do_not_hang_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the client lets one wait for long and in vain, the others are left for the next attempt, in their order."""
+    monkeypatch.setattr(produce, "_PROMPT_S", -1.0)
+    producer = Producer([None, KafkaTimeoutError()], at_once=True)
+    produced(producer, [message("a", b"1"), message("b", b"2"), message("c", b"3"), message("b", b"4")])
+    assert producer.values == [b"1", b"2", b"2", b"3", b"4"]
+
+
+def test_what_faust_wraps_is_told_by_what_is_in_it() -> None:
+    """A client that has too much to send says so before it sends, and Faust puts an error of its own around it."""
+    wrapped = ProducerSendError("Error while sending")
+    wrapped.__cause__ = KafkaTimeoutError()
+    producer = Producer([wrapped], at_once=True)
+    produced(producer, [message("a", b"1")])
+    assert producer.values == [b"1", b"1"]
+    with pytest.raises(ProducerSendError, match="of its own"):
+        produced(Producer([ProducerSendError("of its own")], at_once=True), [message("a", b"1")])
 
 
 def test_kafka_that_stays_away_ends_it() -> None:

@@ -16,6 +16,7 @@ import shapely
 from processors import snapshot as snapshots
 from processors.territory import Territory
 from schemas.contracts import RAW_TOPICS
+from schemas.records import Rows
 from sinks import stored
 from sinks.clickhouse import Sink
 from sinks.rows import Origin
@@ -320,7 +321,7 @@ def one_voice(answer: dict[str, Any]) -> dict[tuple[str, int], str]:
 
 def test_a_partition_with_rejects_alone_begins_again(world: World) -> None:
     """No event says how far it had come: it is read from its first offset, and its rejects are made again."""
-    flood = replace(world.log[SENSOR], values=[b"junk"] * 24)
+    flood = replace(world.log[SENSOR], pieces=[Rows([None] * 24, [b"junk"] * 24, [()] * 24)])
     poisoned = replace(world, log={SENSOR: flood}, settings={"max_consecutive_invalid": 1_000})
     live(poisoned, _HALF)
     forget(poisoned)

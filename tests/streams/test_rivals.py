@@ -90,7 +90,7 @@ def test_an_owner_that_is_stale_overwrites_nothing(world: World, monkeypatch: py
             await stale.work(_HALF)
             await stale.read(SENSOR, 7)
             flusher = stale.worker._flusher
-            cuts = [await flusher._cut(place, entry, True) for place, entry in stale.worker.ledger]
+            cuts = [await flusher._cut(place, entry, True, []) for place, entry in stale.worker.ledger]
             await newer.join()
             await newer.work(Plan(until=14))
             before = world.answer()

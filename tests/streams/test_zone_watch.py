@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -10,6 +11,7 @@ import pytest
 
 from processors.aggregate import WINDOW_SCHEMA
 from processors.alerts import Transition
+from processors.territory import Territory
 from schemas.contracts import ALERT_TOPIC, RAW_TOPICS
 from sinks.clickhouse import Sink
 from sinks.rows import Origin, version_of
@@ -33,14 +35,15 @@ def reach(sink: Sink, partition: int, watermark: datetime, *, epoch: str = _EPOC
     store_snapshots([Snapshot(origin, 1, watermark, "2", "worker", watermark, b"")], sink)
 
 
-def received(sink: Sink, at: datetime, count: int, zone: str = "Q02") -> None:
+def received(sink: Sink, at: datetime, count: int, zone: str = "Q02", *, jurisdiction: str = CITY) -> None:
     """Let so many requests about waste have come in a zone, in that minute."""
     row = dict.fromkeys(WINDOW_SCHEMA, 0) | {
-        "window_start": at, "jurisdiction_id": CITY, "layer": "quarter", "zone_code": zone,
+        "window_start": at, "jurisdiction_id": jurisdiction, "layer": "quarter", "zone_code": zone,
         "metric": "waste.received", "resolution": 1.0, "count": count, "last_at": at,
     }  # fmt: skip
     rows = pl.DataFrame([row], schema_overrides={"window_start": pl.Datetime("ms", "UTC")}).cast(dict(WINDOW_SCHEMA))  # type: ignore[arg-type]
-    store_windows([ChunkPart(Origin(_TOPIC, 0, _EPOCH, 1), round(at.timestamp()) + ord(zone[-1]), 1, rows)], sink)
+    origin = Origin(_TOPIC, int(jurisdiction != CITY), _EPOCH, 1)
+    store_windows([ChunkPart(origin, round(at.timestamp()) + ord(zone[-1]), 1, rows)], sink)
 
 
 def burst(sink: Sink) -> None:
@@ -107,7 +110,7 @@ def test_every_step_since_the_last_look_is_evaluated(clickhouse: Sink, hours: fl
     watching = watch()
     watching.look(1, _EPOCH, clickhouse)
     then = ms(_NOON + timedelta(hours=hours))
-    ends = list(watching._ends(then, clickhouse))
+    ends = list(watching._ends(CITY, then, clickhouse))
     assert len(ends) == steps
     assert ends == list(range(then - then % STEP_MS - (steps - 1) * STEP_MS, then + 1, STEP_MS))[:steps]
 
@@ -115,7 +118,7 @@ def test_every_step_since_the_last_look_is_evaluated(clickhouse: Sink, hours: fl
 def test_the_first_look_begins_with_the_first_report(clickhouse: Sink) -> None:
     """What is found of a day that was replayed at once is what would have been found while it passed."""
     received(clickhouse, _NOON - timedelta(hours=2, minutes=3), 1)
-    ends = watch()._ends(ms(_NOON), clickhouse)
+    ends = watch()._ends(CITY, ms(_NOON), clickhouse)
     assert (ends[0], ends[-1]) == (ms(_NOON - timedelta(hours=2)), ms(_NOON))
 
 
@@ -221,3 +224,31 @@ def test_authorities_are_remembered_apart(clickhouse: Sink) -> None:
     found = "SELECT count(), min(next_offset), max(next_offset) FROM snapshots FINAL WHERE topic = ''"
     end = ms(_NOON + timedelta(minutes=10))
     assert clickhouse.rows(found) == [(2, end, end)]
+
+
+def test_an_authority_that_is_put_back_has_nothing_told_again(clickhouse: Sink) -> None:
+    """Its territory was taken out for a day, in which another one had a hot spot: that was told, and is not told again
+    under other ids. What was missed of the one that is back is looked at."""
+
+    def led(owner: str, until: datetime, *territories: Territory) -> list[tuple[str, str, int]]:
+        reach(clickhouse, 0, until)
+        leading = ZoneWatch({territory.jurisdiction_id: territory for territory in territories}, owner)
+        made, _ = leading.look(1, _EPOCH, clickhouse)
+        leading.save(clickhouse, _NOW_MS)
+        assert leading.looked_up_to_ms == ms(until)
+        return [(one.jurisdiction_id, one.state, one.sequence) for one in made]
+
+    burst(clickhouse)
+    other = replace(city(), jurisdiction_id="other-town")
+    assert led("worker-1", _NOON - timedelta(hours=1), city(), other) == []
+    assert led("worker-2", _NOON, city()) == [(CITY, "firing", 1)]
+    assert led("worker-3", _NOON + timedelta(hours=12), city()) == [(CITY, "resolved", 2)]
+    for hour in range(24):
+        received(clickhouse, _NOON - timedelta(hours=25 - hour), 1, jurisdiction="other-town")
+    received(clickhouse, _NOON - timedelta(minutes=25), 40, jurisdiction="other-town")
+    assert led("worker-4", _NOON + timedelta(hours=13), city(), other) == [
+        ("other-town", "firing", 1),
+        ("other-town", "resolved", 2),
+    ]
+    told = "SELECT fingerprint, groupArray(sequence) FROM (SELECT * FROM alert_transitions FINAL ORDER BY sequence) "
+    assert [sequences for _, sequences in clickhouse.rows(f"{told} GROUP BY fingerprint")] == [[1, 2], [1, 2]]

@@ -13,9 +13,9 @@ from processors.locate import Locator
 from processors.pipeline import ChunkRows, Limits, Outcome, PartitionState, Reference, new_state, run, take_window_rows
 from processors.territory import Territory
 from schemas.contracts import RAW_TOPICS, Domain, contract_of, domain_of
-from schemas.framing import encode, prefixes, single_object_prefix
-from schemas.records import Batch, Header
-from schemas.writers import own_writer
+from schemas.framing import encode
+from schemas.records import Batch, Header, Rows
+from schemas.writers import own_writers
 from tests.support.city import CITY, city
 
 #: The instant at which the examples of the contracts arrive: 2026-09-15, midnight UTC.
@@ -82,9 +82,7 @@ def batch(
         partition=partition,
         offsets=np.array(numbered, np.int64),
         received_ms=np.array(received, np.int64),
-        keys=[None] * count if keys is None else keys,
-        values=values,
-        headers=[()] * count if headers is None else headers,
+        pieces=[Rows([None] * count if keys is None else keys, values, [()] * count if headers is None else headers)],
     )
 
 
@@ -138,10 +136,7 @@ def state_of(one: Batch, shared: Reference) -> PartitionState:
 
 def process(one: Batch, state: PartitionState, shared: Reference) -> list[Outcome]:
     """One batch through the pipeline; only today's contracts are known as writers."""
-    contract = contract_of(state.domain)
-    own = single_object_prefix(contract.schema)
-    writers = {prefix: own_writer(contract) if prefix == own else None for prefix in prefixes(one.values)}
-    return run(one, state, shared, writers)
+    return run(one, state, shared, own_writers(contract_of(state.domain)))
 
 
 class Ran:

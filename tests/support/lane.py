@@ -69,6 +69,8 @@ SETTINGS: Final[Mapping[str, object]] = {
     "zone_watch_interval_s": 0.4,
     "drain_timeout_s": 20,
     "log_batches": "false",
+    # So little that what the receiver puts off is given up, and told again after a pause.
+    "webhook_budget_s": 0.1,
 }
 #: Limits of the code that so small a load would never meet.
 _CONSTANTS: Final[Mapping[str, int]] = {"streams.notify._MOST_WAITING": 1}

@@ -29,7 +29,8 @@ Rows = list[tuple[Any, ...]]
 
 #: Examples in a sentence, at most.
 _SOME: Final = 5
-_NOTIFIED: Final = frozenset({"firing", "resolved", "expired"})
+#: Alerts that expire have never fired, so nobody may hear that they are over.
+_NOTIFIED: Final = frozenset({"firing", "resolved"})
 
 _EVENTS: Final = " UNION ALL ".join(f"SELECT topic, partition, offset FROM events_{domain} FINAL" for domain in DOMAINS)
 _OFFSETS: Final = "SELECT topic, partition, groupArray(offset) FROM ({}) GROUP BY topic, partition"
@@ -279,6 +280,7 @@ def alert_faults(stored: Stored, told: Told) -> list[str]:
         (on_topic - known, "on the alert topic and not stored"),
         (due - delivered, "stored and not delivered"),
         (delivered - known, "delivered and not stored"),
+        (delivered & known - due, "delivered and nobody's business"),
     ):
         if missing:
             names = {str(t["transition_id"]): t for t in [*stored.transitions, *told.transitions]}

@@ -11,30 +11,34 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 #: How long `close` and a hanging answer wait at most; a test that gets here has failed.
 _PATIENCE_S: Final = 30.0
+_DRIP_S: Final = 0.02
 
 
 @dataclass(frozen=True)
 class Answer:
     """One scripted answer. A `Content-Length` given in `headers` is sent as it is, and the connection closed after.
 
-    `kind` hang sends nothing until the receiver closes; reset cuts the connection (RST).
+    `kind` hang sends nothing until the receiver closes; reset cuts the connection (RST). The others send a byte now and
+    then and never come to an end: drip-head of a header, drip-body of a body after the status.
     """
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b"{}"
-    kind: Literal["answer", "hang", "reset"] = "answer"
+    kind: Literal["answer", "hang", "reset", "drip-head", "drip-body"] = "answer"
 
 
 def status(code: int, body: bytes = b"{}") -> Answer:
@@ -60,6 +64,14 @@ def hang() -> Answer:
 
 def reset() -> Answer:
     return Answer(kind="reset")
+
+
+def drip_head() -> Answer:
+    return Answer(kind="drip-head")
+
+
+def drip_body(code: int = 200) -> Answer:
+    return Answer(code, kind="drip-body")
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,13 @@ class WebhookReceiver:
     def url(self) -> str:
         return f"{self.origin}/alerts"
 
+    def speak_tls(self, certificate: Path) -> None:
+        """Take connections from now on with a certificate and its key, both in that file."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        # The handshake is made by the first read, in the connection's own thread.
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+
     def script(self, *answers: Answer) -> None:
         """Append answers to the script."""
         with self._lock:
@@ -131,8 +150,9 @@ class WebhookReceiver:
             self._arrived.notify_all()
             return answer
 
-    def wait_until_closing(self) -> None:
-        self._closing.wait(_PATIENCE_S)
+    def wait_until_closing(self, timeout_s: float = _PATIENCE_S) -> bool:
+        """Whether the receiver closes within that time."""
+        return self._closing.wait(timeout_s)
 
 
 class _Server(ThreadingHTTPServer):
@@ -180,6 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             self.close_connection = True
             return
+        if answer.kind in ("drip-head", "drip-body"):
+            self._drip(answer)
+            return
         # The client may have left: that is its business, and what is tested.
         with contextlib.suppress(ConnectionError):
             self.send_response(answer.status)
@@ -192,6 +215,15 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             self.end_headers()
             self.wfile.write(answer.body)
+
+    def _drip(self, answer: Answer) -> None:
+        begins = "X-Slow: " if answer.kind == "drip-head" else "Content-Length: 1000000\r\n\r\n"
+        self.close_connection = True
+        # The client leaves in the end.
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(f"HTTP/1.1 {answer.status} Slow\r\n{begins}".encode())
+            while not self.server.owner.wait_until_closing(_DRIP_S):
+                self.wfile.write(b"x")
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}

@@ -240,10 +240,12 @@ def test_repeated_telling_is_allowed() -> None:
     assert alert_faults(right, twice) == []
 
 
-def test_pending_alerts_need_no_delivery() -> None:
-    """Nobody is told of an alert that has not fired."""
-    pending = stored(transitions=[transition(1, "pending")])
-    assert alert_faults(pending, Told([transition(1, "pending")], [], set())) == []
+def test_alerts_that_never_fired_are_not_delivered() -> None:
+    """Nobody is told of an alert that has not fired, least of all that it is over."""
+    short = [transition(1, "pending"), transition(2, "expired")]
+    assert alert_faults(stored(transitions=short), Told(short, [], set())) == []
+    found = alert_faults(stored(transitions=short), Told(short, [("t2", b"")], set()))
+    assert found == ["delivered and nobody's business: bin_full bin-1 expired #2"]
 
 
 def test_duplicates_are_near_their_originals() -> None:

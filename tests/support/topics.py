@@ -9,10 +9,9 @@ from confluent_kafka import Consumer, ConsumerGroupState, ConsumerGroupTopicPart
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from schemas.codec import decode
+from schemas.codec import decode_values
 from schemas.contracts import ALERT_TOPIC, DEAD_LETTER_TOPIC, RAW_TOPICS, contract
-from schemas.framing import prefixes
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 from tests.support.oracles import Place
 
 _PATIENCE_S: Final = 30.0
@@ -71,7 +70,7 @@ class Topics:
         """Everything on the alert topic, as values of the Alert contract."""
         values: list[bytes | None] = [message.value() for message in self._messages(ALERT_TOPIC)]
         alert = contract("Alert")
-        found = decode(alert, values, {prefix: own_writer(alert) for prefix in prefixes(values)})
+        found = decode_values(alert, values, own_writers(alert))
         assert found.rejects.is_empty(), f"not alerts: {found.rejects}"
         return list(found.frame.drop("row").iter_rows(named=True))
 

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from schemas.codec import decode
+from schemas.codec import decode_values
 from schemas.contracts import ALERT_TOPIC, contract
-from schemas.framing import prefixes
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 from sinks.clickhouse import Sink, connect, migrate
 from streams import broker
 from streams.settings import Settings, load
@@ -210,7 +209,7 @@ def alerts_told(bootstrap: str) -> list[dict[str, Any]]:
     """Every transition on the alert topic."""
     values = [message.value() for message in everything(bootstrap, [ALERT_TOPIC])]
     alert = contract("Alert")
-    found = decode(alert, values, {prefix: own_writer(alert) for prefix in prefixes(values)})
+    found = decode_values(alert, values, own_writers(alert))
     assert found.rejects.is_empty(), f"not alerts: {found.rejects}"
     return list(found.frame.drop("row").iter_rows(named=True))
 

@@ -8,10 +8,9 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from schemas.codec import decode
+from schemas.codec import decode_values
 from schemas.contracts import ALERT_TOPIC, RAW_TOPICS, contract
-from schemas.framing import single_object_prefix
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 from sinks import audited_alerts
 from streams.audit import alerts
 from streams.audit.differences import Findings
@@ -139,7 +138,7 @@ def on_topic(world: World, *, whole: bool = True) -> OnTopic:
     """The alert topic of the world, as the audit reads it from Kafka."""
     alert = contract("Alert")
     values = [message.value for message in world.produced if message.topic == ALERT_TOPIC]
-    found = decode(alert, values, {single_object_prefix(alert.schema): own_writer(alert)})
+    found = decode_values(alert, values, own_writers(alert))
     return OnTopic(found.frame.select("transition_id", "fingerprint"), whole, 0)
 
 
