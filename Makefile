@@ -65,7 +65,7 @@ lint: setup ## ruff (rules and format) and mypy --strict
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: setup ## measure against plain Faust on real Kafka (Java 17, Maven); QUICK=1 or BENCH="--repeats 5 --keep"
+bench: setup ## measure against peers and floors on real Kafka (JDK 17, Maven); QUICK=1 or BENCH="--repeats 5 --keep"
 	@$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) $(BENCH)
 
 chaos: setup ## kill everything at random for 90 s and count (Java 17, Maven); CHAOS="--for 600s --seed 1 --summary out.json"

@@ -1,0 +1,1 @@
+"""Bytewax: the job as a dataflow of batches, one worker."""

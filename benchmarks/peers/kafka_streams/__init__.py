@@ -1,0 +1,1 @@
+"""Kafka Streams, in Java: `build` makes it, pom.xml says of what."""

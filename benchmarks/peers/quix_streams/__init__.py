@@ -1,0 +1,1 @@
+"""Quix Streams: the job as one StreamingDataFrame a topic."""
