@@ -35,6 +35,8 @@ MAX_WAITING: Final = 2
 #: Windows that wait for their acknowledgement together, and the bytes of them that one request may have.
 RESULTS_AT_ONCE: Final = 10_000
 RESULTS_BATCH_BYTES: Final = 512 * 1024
+#: Faust would wait twenty minutes for an acknowledgement.
+REQUEST_TIMEOUT_S: Final = 60.0
 #: Without a record for so long, the topics have fewer than they should.
 IDLE_TIMEOUT_S: Final = 60.0
 
@@ -101,6 +103,7 @@ def make_app(run: Run) -> faust.App:
         cython_optimizations=True,
         consumer_auto_offset_reset="earliest",
         producer_max_batch_size=RESULTS_BATCH_BYTES,
+        producer_request_timeout=REQUEST_TIMEOUT_S,
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
