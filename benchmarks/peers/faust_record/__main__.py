@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -157,8 +156,8 @@ def main() -> None:
     # Before anything asks for the event loop.
     mode.loop.use("uvloop")
     app = make_app(Run(arguments, jobs, store))
-    # Its spinner would be the last on standard output.
-    worker = faust.Worker(app, loglevel="WARN", quiet=True, redirect_stdouts=False, stdout=sys.stderr)
+    # At WARN and above Faust shows a spinner and, to make it turn, has every debug line of every library made.
+    worker = faust.Worker(app, loglevel="INFO", quiet=True, redirect_stdouts=False)
     worker.execute_from_commandline()
 
 
