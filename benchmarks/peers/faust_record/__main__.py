@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +34,8 @@ MAX_WAITING: Final = 2
 #: Windows that wait for their acknowledgement together, and the bytes of them that one request may have.
 RESULTS_AT_ONCE: Final = 10_000
 RESULTS_BATCH_BYTES: Final = 512 * 1024
+#: Faust would wait twenty minutes for an acknowledgement.
+REQUEST_TIMEOUT_S: Final = 60.0
 #: Without a record for so long, the topics have fewer than they should.
 IDLE_TIMEOUT_S: Final = 60.0
 
@@ -80,8 +81,8 @@ class Run:
                 if rows:
                     await self.insert(self.store, domain, rows)
             await asyncio.gather(*self.waiting)
-        # The producer itself: a topic's `send` makes two futures and calls the sensors for each message, and is half
-        # as fast. The results topic has one partition; to find that out Faust would hash every key.
+        # The producer itself: a topic's `send` makes one more future and calls the sensors for each message. Partition 0:
+        # the results topic has one, and without it the producer would hash every key, in Python.
         producer = await app.maybe_start_producer()
         topic = self.arguments.results
         for job in self.jobs.values():
@@ -101,6 +102,7 @@ def make_app(run: Run) -> faust.App:
         cython_optimizations=True,
         consumer_auto_offset_reset="earliest",
         producer_max_batch_size=RESULTS_BATCH_BYTES,
+        producer_request_timeout=REQUEST_TIMEOUT_S,
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
@@ -154,8 +156,8 @@ def main() -> None:
     # Before anything asks for the event loop.
     mode.loop.use("uvloop")
     app = make_app(Run(arguments, jobs, store))
-    # Its spinner would be the last on standard output.
-    worker = faust.Worker(app, loglevel="WARN", quiet=True, redirect_stdouts=False, stdout=sys.stderr)
+    # At WARN and above Faust shows a spinner and, to make it turn, has every debug line of every library made.
+    worker = faust.Worker(app, loglevel="INFO", quiet=True, redirect_stdouts=False)
     worker.execute_from_commandline()
 
 

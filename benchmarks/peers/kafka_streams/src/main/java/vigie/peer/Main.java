@@ -15,10 +15,9 @@ import java.util.Map;
 import java.util.Properties;
 import java.util.Set;
 import java.util.concurrent.ExecutionException;
-import java.util.concurrent.TimeUnit;
-import java.util.concurrent.TimeoutException;
 import java.util.stream.Stream;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.AdminClientConfig;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.producer.ProducerConfig;
 import org.apache.kafka.streams.KafkaStreams;
@@ -138,10 +137,12 @@ public final class Main {
 
     /** Throws IOException when Kafka does not answer, or has not these topics: Kafka Streams would wait for ever. */
     private static void checkTopics(String bootstrap, List<String> topics) throws IOException, InterruptedException {
-        try (Admin admin = Admin.create(Map.of("bootstrap.servers", bootstrap))) {
-            admin.describeTopics(topics).allTopicNames().get(ANSWER.toSeconds(), TimeUnit.SECONDS);
-        } catch (TimeoutException error) {
-            throw new IOException("Kafka on " + bootstrap + " does not answer", error);
+        Map<String, Object> config = Map.of(
+            AdminClientConfig.BOOTSTRAP_SERVERS_CONFIG, bootstrap,
+            AdminClientConfig.REQUEST_TIMEOUT_MS_CONFIG, (int) ANSWER.toMillis() / 2,
+            AdminClientConfig.DEFAULT_API_TIMEOUT_MS_CONFIG, (int) ANSWER.toMillis());
+        try (Admin admin = Admin.create(config)) {
+            admin.describeTopics(topics).allTopicNames().get();
         } catch (ExecutionException error) {
             throw new IOException("Kafka on " + bootstrap + ": " + error.getCause().getMessage(), error.getCause());
         }
