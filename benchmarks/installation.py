@@ -66,32 +66,36 @@ class Installation:
         run([*VIGIE, "init"], self.folder / "init", core=self.cores.worker, settings=self.all_settings)
 
     @contextmanager
-    def worker(self, *options: str, name: str = "worker") -> Iterator[DiaryWorker]:
+    def worker(self, name: str = "worker") -> Iterator[DiaryWorker]:
         """A worker that does not outlive the block."""
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         notes, summary = folder / "notes.jsonl", folder / "summary.json"
-        command = module("benchmarks.noted", notes, "--summary", summary, *options)
+        command = module("benchmarks.noted", notes, "--summary", summary)
         with started(command, folder, core=self.cores.worker, settings=self.all_settings) as process:
             yield DiaryWorker(process, notes, summary)
 
 
-@dataclass(frozen=True)
 class DiaryWorker:
-    """A worker under way, and where it writes its diary and, at its end, its numbers."""
+    """A worker under way, with the diary it writes and, at its end, its numbers."""
 
-    process: Process
-    notes_file: Path
-    summary_file: Path
+    def __init__(self, process: Process, notes: Path, summary: Path) -> None:
+        self.process = process
+        self._file, self._summary = notes, summary
+        self._read = 0
+        self._notes: list[dict[str, Any]] = []
 
     def notes(self, what: str | None = None) -> list[dict[str, Any]]:
         """The diary so far, or its notes of one kind."""
-        if not self.notes_file.exists():
-            return []
-        lines = self.notes_file.read_text("utf-8").splitlines(keepends=True)
-        # The last line may still be being written.
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [note for note in found if what in (None, note["what"])]
+        if self._file.exists():
+            with self._file.open("rb") as file:
+                file.seek(self._read)
+                # The last line may still be being written.
+                whole = file.read().rpartition(b"\n")[0]
+            if whole:
+                self._read += len(whole) + 1
+                self._notes += map(json.loads, whole.splitlines())
+        return [note for note in self._notes if what in (None, note["what"])]
 
     def until_ready(self) -> None:
         """Wait until it would process a record. Raises ProcessError."""
@@ -102,9 +106,13 @@ class DiaryWorker:
         """Rows of events that ClickHouse has answered for."""
         return sum(note["rows"] for note in self.notes("insert"))
 
+    def until_stored(self, rows: int, timeout_s: float) -> None:
+        """Wait until it has stored so many events. Raises ProcessError."""
+        self.process.until(lambda: self.stored >= rows, f"{rows} events were stored", timeout_s)
+
     def summary(self) -> dict[str, Any]:
         """Its numbers, once it has ended."""
-        found: dict[str, Any] = json.loads(self.summary_file.read_text("utf-8"))
+        found: dict[str, Any] = json.loads(self._summary.read_text("utf-8"))
         return found
 
 

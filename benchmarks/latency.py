@@ -1,6 +1,6 @@
 """From Kafka to a row that can be read, and to a webhook: an open loop at several rates.
 
-    python -m benchmarks.latency [--quick] [--rate N ...] [--seed 1] [--keep]
+    python -m benchmarks.latency [--quick] [--rate N ...] [--partitions 4] [--seed 1] [--keep]
 
 The worker (with its embedded ClickHouse) has the first core; Kafka, the load, the receiver and the reader share the
 second.
@@ -55,15 +55,15 @@ QUICK_ALARMS: Final = 20
 FAST: Final[Mapping[str, object]] = {"flush_interval_s": 0.1, "linger_s": 0.02, "disorder_s": 0}
 
 
-def cases(rates: Sequence[int], phases: Phases, alarms: int) -> list[Case]:
+def cases(rates: Sequence[int], phases: Phases, alarms: int, partitions: int) -> list[Case]:
     """Every rate as it ships and fast, and the check by a reader outside."""
     checked = CHECKED_RATE if CHECKED_RATE in rates else rates[0]
     found = [
-        Case(name, rate, phases, alarms, "embedded", settings)
+        Case(name, rate, phases, alarms, "embedded", settings, partitions)
         for rate in rates
         for name, settings in (("as it ships", {}), ("fast", FAST))
     ]
-    return [*found, Case("as it ships, read from outside", checked, phases, alarms, "gateway")]
+    return [*found, Case("as it ships, read from outside", checked, phases, alarms, "gateway", {}, partitions)]
 
 
 def shipped() -> dict[str, float]:
@@ -112,9 +112,10 @@ def remarks(one: Mapping[str, Any]) -> list[str]:
 @click.option(
     "--rate", "rates", multiple=True, type=click.IntRange(min=10), help=f"Events per second.  [default: {RATES}]"
 )
+@click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 256), help="Of each raw topic.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the territory, its city and the alarms.")
 @click.option("--keep", is_flag=True, help="Keep a dated copy of the results.")
-def main(quick: bool, rates: tuple[int, ...], seed: int, keep: bool) -> None:
+def main(quick: bool, rates: tuple[int, ...], partitions: int, seed: int, keep: bool) -> None:
     """Measure latencies under an open loop."""
     console = Console()
     phases, alarms = (QUICK_PHASES, QUICK_ALARMS) if quick else (PHASES, ALARMS)
@@ -125,7 +126,7 @@ def main(quick: bool, rates: tuple[int, ...], seed: int, keep: bool) -> None:
         head = kept.head(quick)
         territory = folder / "territory"
         run([*VIGIE, "territory", "synth", "--out", str(territory), "--seed", str(seed)], folder / "synth")
-        for number, case in enumerate(cases(rates or (QUICK_RATES if quick else RATES), phases, alarms)):
+        for number, case in enumerate(cases(rates or (QUICK_RATES if quick else RATES), phases, alarms, partitions)):
             own = folder / str(number)
             found.append(measure(case, cores, territory, own, seed))
             shutil.rmtree(own, ignore_errors=True)

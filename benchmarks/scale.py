@@ -62,23 +62,13 @@ def growth(sizes: Sequence[int], costs: Sequence[Cost]) -> dict[str, float]:
 
 
 def table(found: Mapping[str, Any]) -> Table:
-    """One row per point, and the growth of its axis behind the last one."""
+    """One row per point; in the last of an axis the exponents of processor time an event and of memory."""
     out = Table(title="Catching up, one core")
-    for name in (
-        "axis",
-        "size",
-        "CPU us/event",
-        "events/s",
-        "peak MiB",
-        "ready s",
-        "ready CPU s",
-        "growth of CPU, MiB",
-    ):
-        out.add_column(name, justify="left" if name == "axis" else "right")
+    for name in ("axis", "size", "us/event", "events/s", "MiB", "ready s", "its CPU s", "b CPU", "b MiB"):
+        out.add_column(name, justify="left" if name == "axis" else "right", no_wrap=True)
     for axis, told in found.items():
         last = len(told["points"]) - 1
         for number, point in enumerate(told["points"]):
-            grown = f"{told['growth']['cpu_us']:+.2f}, {told['growth']['peak_mib']:+.2f}" if number == last else ""
             out.add_row(
                 axis if number == 0 else "",
                 f"{point[axis]:,}",
@@ -87,7 +77,7 @@ def table(found: Mapping[str, Any]) -> Table:
                 f"{point['peak_mib']:,.0f}",
                 f"{point['ready_s']:.1f}",
                 f"{point['ready_cpu_s']:.1f}",
-                grown,
+                *([f"{told['growth'][name]:+.2f}" for name in ("cpu_us", "peak_mib")] if number == last else ()),
                 end_section=number == last,
             )
     return out

@@ -41,11 +41,11 @@ class Point:
 class Cost:
     """What one point cost.
 
-    `cpu_us` is processor time of the workers for one event, in microseconds, between the first record received and the
-    last one durable; `events_per_s` in the same span. `peak_mib` is the largest resident size of one worker in its
-    whole life, ClickHouse included unless it is shared. `ready_s` and `ready_cpu_s` are from the start of the (first)
-    process until it would process a record: imports, territory, tables, group. `gateway_cpu_us` is the gateway's
-    processor time for one event, `shares` what part of the events each worker stored.
+    `cpu_us` is processor time of the workers for one event, in microseconds, from when they are ready and have records
+    until the last one is durable; `events_per_s` in the same span. `peak_mib` is the largest resident size of one
+    worker in its whole life, ClickHouse included unless it is shared. `ready_s` and `ready_cpu_s` are from the start of
+    the (first) process until it would process a record: imports, territory, tables, group. `gateway_cpu_us` is the
+    gateway's processor time for one event, `shares` what part of the events each worker stored.
     """
 
     cpu_us: float
@@ -72,8 +72,9 @@ def _alone(point: Point, place: Installation, seed: int) -> Cost:
     place.init()
     _publish(point, place, seed)
     began_ms = time.time() * 1_000
-    with place.worker("--until-caught-up") as worker:
-        worker.process.end(_START_S + point.events * _SLOWEST_S)
+    with place.worker() as worker:
+        worker.until_stored(point.events, _START_S + point.events * _SLOWEST_S)
+        worker.process.stop()
         return _cost(point, [worker], [began_ms])
 
 
@@ -133,15 +134,16 @@ def _cost(point: Point, workers: Sequence[DiaryWorker], began_ms: Sequence[float
     stored = sum(summary["stored"] for summary in summaries)
     if stored != point.events or any(any(s["rejected"].values()) or s["duplicates"] for s in summaries):
         raise BenchmarkError(f"{stored} of {point.events} records were stored; all are clean")
-    first, last = ([worker.notes(what)[0] for worker in workers] for what in ("first", "last"))
-    cpu = sum(end["cpu_s"] - start["cpu_s"] for start, end in zip(first, last, strict=True))
-    seconds = (max(note["at_ms"] for note in last) - min(note["at_ms"] for note in first)) / 1_000
-    ready = workers[0].notes("ready")[0]
+    first, last, ready = ([worker.notes(what)[0] for worker in workers] for what in ("first", "last", "ready"))
+    # Records that come before partitions are taken over wait for that, which is no part of their own cost.
+    began = [max(pair, key=lambda note: float(note["at_ms"])) for pair in zip(first, ready, strict=True)]
+    cpu = sum(end["cpu_s"] - start["cpu_s"] for start, end in zip(began, last, strict=True))
+    seconds = (max(note["at_ms"] for note in last) - min(note["at_ms"] for note in began)) / 1_000
     return Cost(
         cpu_us=cpu * 1e6 / point.events,
         events_per_s=point.events / seconds,
         peak_mib=max(summary["peak_rss_mib"] for summary in summaries),
-        ready_s=(ready["at_ms"] - began_ms[0]) / 1_000,
-        ready_cpu_s=ready["cpu_s"],
+        ready_s=(ready[0]["at_ms"] - began_ms[0]) / 1_000,
+        ready_cpu_s=ready[0]["cpu_s"],
         shares=tuple(round(s["stored"] / stored, 3) for s in summaries) if len(workers) > 1 else (),
     )

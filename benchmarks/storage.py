@@ -164,8 +164,9 @@ def main(quick: bool, events: int | None, seed: int, keep: bool) -> None:
                 kafka = in_kafka(place.kafka, records)
                 place.init()
                 publish(place.kafka.bootstrap, records)
-                with place.worker("--until-caught-up") as worker:
-                    worker.process.end(_WORK_S)
+                with place.worker() as worker:
+                    worker.until_stored(events, _WORK_S)
+                    worker.process.stop()
                     summary = worker.summary()
             if summary["stored"] != events:
                 raise BenchmarkError(f"{summary['stored']} of {events} records were stored; all are clean")

@@ -41,8 +41,9 @@ def test_a_question_asks_every_table_for_what_is_new() -> None:
 def test_every_rate_is_measured_as_it_ships_and_fast() -> None:
     """And once with a reader outside, which must not be forgotten when other rates are asked for."""
     for rates, checked in ((RATES, 10_000), ((500,), 500)):
-        found = cases(rates, Phases(1, 1, 1), alarms=3)
+        found = cases(rates, Phases(1, 1, 1), alarms=3, partitions=8)
         assert [(c.rate, dict(c.settings)) for c in found[:-1]] == [(r, s) for r in rates for s in ({}, dict(FAST))]
+        assert {case.partitions for case in found} == {8}
         assert (found[-1].through, found[-1].rate, dict(found[-1].settings)) == ("gateway", checked, {})
 
 
