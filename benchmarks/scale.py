@@ -62,9 +62,9 @@ def growth(sizes: Sequence[int], costs: Sequence[Cost]) -> dict[str, float]:
 
 
 def table(found: Mapping[str, Any]) -> Table:
-    """One row per point; in the last of an axis the exponents of processor time an event and of memory."""
+    """One row per point."""
     out = Table(title="Catching up, one core")
-    for name in ("axis", "size", "us/event", "events/s", "MiB", "ready s", "its CPU s", "b CPU", "b MiB"):
+    for name in ("axis", "size", "CPU us/event", "events/s", "MiB", "ready s", "CPU s"):
         out.add_column(name, justify="left" if name == "axis" else "right", no_wrap=True)
     for axis, told in found.items():
         last = len(told["points"]) - 1
@@ -77,10 +77,15 @@ def table(found: Mapping[str, Any]) -> Table:
                 f"{point['peak_mib']:,.0f}",
                 f"{point['ready_s']:.1f}",
                 f"{point['ready_cpu_s']:.1f}",
-                *([f"{told['growth'][name]:+.2f}" for name in ("cpu_us", "peak_mib")] if number == last else ()),
                 end_section=number == last,
             )
     return out
+
+
+def told_growth(axis: str, grown: Mapping[str, float]) -> str:
+    """The exponents of an axis in words."""
+    cpu, memory, start = (f"{grown[name]:+.2f}" for name in GROWING)
+    return f"{axis}: CPU an event grows as size^{cpu}, memory as size^{memory}, CPU of the start as size^{start}"
 
 
 @click.command()
@@ -120,6 +125,8 @@ def main(quick: bool, only: tuple[str, ...], events: int | None, seed: int, keep
         console.print(str(error), markup=False, style="red")
         sys.exit(1)
     console.print(table(found))
+    for axis in (axis for axis in found if axis != "workers"):
+        console.print(told_growth(axis, found[axis]["growth"]), highlight=False)
     if "workers" in found:
         one, two = (point["cpu_us"] for point in found["workers"]["points"])
         console.print(
