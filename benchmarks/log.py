@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message
+from faust.types import TP
 
 from schemas.contracts import RAW_TOPICS
 from schemas.records import Batch
+from streams.fetching import keep_blocks
 from streams.settings import Settings
+from streams.transport import as_batch, counted
 
 _PATIENCE_S: Final = 30.0
 
@@ -33,50 +37,52 @@ def consume(consumer: Consumer, most: int) -> Iterator[Sequence[Message]]:
 
 
 def read_batches(settings: Settings, count: int) -> list[Batch]:
-    """The first `count` records of the raw topics, in batches of one partition as large as the worker makes them.
+    """The first `count` records of the raw topics, as the worker's transport fetches them.
 
     Raises NothingComesError when there are fewer.
     """
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings.kafka_bootstrap,
-            "group.id": f"{settings.group}-read",
-            "enable.auto.commit": False,
-        }
+    return asyncio.run(_read(settings, count))
+
+
+async def _read(settings: Settings, count: int) -> list[Batch]:
+    keep_blocks(lambda topic: topic in RAW_TOPICS.values())
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=settings.fetch_bytes,
     )
-    found: dict[tuple[str, int], list[Any]] = defaultdict(list)
+    await consumer.start()
+    found: dict[TP, list[Any]] = defaultdict(list)
     try:
-        metadata = consumer.list_topics(timeout=_PATIENCE_S)
-        consumer.assign(
-            [
-                TopicPartition(topic, partition, OFFSET_BEGINNING)
-                for topic in RAW_TOPICS.values()
-                for partition in metadata.topics[topic].partitions
-            ]
-        )
+        places = [
+            TopicPartition(topic, partition)
+            for topic in RAW_TOPICS.values()
+            for partition in await _partitions(consumer, topic)
+        ]
+        consumer.assign(places)
+        await consumer.seek_to_beginning(*places)
         left = count
-        for messages in consume(consumer, settings.batch_records):
-            for message in messages:
-                found[message.topic() or "", message.partition() or 0].append(message)
-            left -= len(messages)
-            if left <= 0:
-                break
+        while left > 0:
+            some = await consumer.getmany(timeout_ms=round(_PATIENCE_S * 1_000))
+            if not some:
+                raise NothingComesError(f"no record for {_PATIENCE_S:.0f} s")
+            for place, run in some.items():
+                found[TP(place.topic, place.partition)] += run
+                left -= counted(run)
     finally:
-        consumer.close()
+        await consumer.stop()
     return [
-        _batch(*place, messages[start : start + settings.batch_records])
-        for place, messages in sorted(found.items())
-        for start in range(0, len(messages), settings.batch_records)
+        part for place, run in sorted(found.items()) for part in _parted(as_batch(place, run), settings.batch_records)
     ]
 
 
-def _batch(topic: str, partition: int, messages: Sequence[Any]) -> Batch:
-    return Batch(
-        topic=topic,
-        partition=partition,
-        offsets=np.array([one.offset() for one in messages], np.int64),
-        received_ms=np.array([one.timestamp()[1] for one in messages], np.int64),
-        keys=[one.key() for one in messages],
-        values=[one.value() for one in messages],
-        headers=[()] * len(messages),
-    )
+async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
+    await consumer.topics()
+    return sorted(consumer.partitions_for_topic(topic) or ())
+
+
+def _parted(batch: Batch, most: int) -> Iterator[Batch]:
+    """As large as the worker makes them."""
+    for start in range(0, len(batch), most):
+        yield batch.part(start, min(start + most, len(batch)))

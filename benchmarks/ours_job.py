@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import polars as pl
@@ -12,8 +12,8 @@ from processors.locate import Locator
 from processors.territory import Territory
 from schemas.codec import decode
 from schemas.contracts import DOMAINS, Domain, contract_of
-from schemas.framing import single_object_prefix
-from schemas.writers import own_writer
+from schemas.records import Batch
+from schemas.writers import own_writers
 
 _NOT_JUDGED: Final = (pl.lit(0, dtype=pl.UInt64).alias("failed"), pl.lit(False).alias("late"))
 _TRAFFIC: Final = pl.lit("traffic.") + pl.col("mobility_type")
@@ -30,10 +30,10 @@ class RefusedError(ValueError):
     """A record of the load was refused, and every one is clean."""
 
 
-def decoded(domain: Domain, values: Sequence[bytes | None]) -> pl.DataFrame:
+def decoded(domain: Domain, batch: Batch) -> pl.DataFrame:
     """The records' frame, with `kind` and the flags of a row that nobody has judged. Raises RefusedError."""
     contract = contract_of(domain)
-    found = decode(contract, values, {single_object_prefix(contract.schema): own_writer(contract)})
+    found = decode(contract, batch, own_writers(contract))
     if len(found.rejects):
         raise RefusedError(f"{len(found.rejects)} records of {domain} do not decode: {found.rejects.row(0)}")
     return found.frame.with_columns(_KINDS[domain].alias("kind"), *_NOT_JUDGED)
@@ -54,9 +54,9 @@ class Job:
         self.locator = Locator(territories)
         self._windows = {domain: Windows(Codes(self.locator.sets)) for domain in DOMAINS}
 
-    def take(self, domain: Domain, values: Sequence[bytes | None]) -> None:
+    def take(self, domain: Domain, batch: Batch) -> None:
         """Do the job for records of one topic, whatever their partitions. Raises RefusedError."""
-        self.add(domain, located(self.locator, domain, decoded(domain, values)))
+        self.add(domain, located(self.locator, domain, decoded(domain, batch)))
 
     def add(self, domain: Domain, frame: pl.DataFrame) -> None:
         """Count located rows."""

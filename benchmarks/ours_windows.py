@@ -28,7 +28,7 @@ from faust.types import TP
 from benchmarks.ours_job import Job
 from benchmarks.wire import encoded, publish
 from schemas.contracts import RAW_TOPICS, Domain
-from schemas.records import Batch
+from schemas.records import Batch, joined
 from streams import settings as vigie
 from streams.settings import Settings
 from streams.territory.files import load
@@ -90,15 +90,14 @@ class Counting:
         self.next_offsets[TP(fetched.batch.topic, fetched.batch.partition)] = fetched.batch.last_offset + 1
         self.news[domain].set()
 
-    def take(self, domain: Domain) -> list[bytes | None]:
+    def take(self, domain: Domain) -> Batch | None:
         """At most a batch's worth of what has arrived of a topic; the rest of what was fetched at once stays."""
-        values: list[bytes | None] = []
-        batches = self.arrived[domain]
-        while batches and len(values) + len(batches[0]) <= self.settings.batch_records:
-            values += batches.pop(0).values
-        if not values and batches:
-            values += batches.pop(0).values
-        return values
+        taken: list[Batch] = []
+        batches, count = self.arrived[domain], 0
+        while batches and (not taken or count + len(batches[0]) <= self.settings.batch_records):
+            count += len(batches[0])
+            taken.append(batches.pop(0))
+        return joined(taken) if taken else None
 
     async def process(self) -> None:
         """Count what arrives, in a thread, until all of it is counted: a loop for each topic, as in the worker."""
@@ -120,9 +119,9 @@ class Counting:
             if sum(map(len, self.arrived[domain])) < most:
                 await asyncio.sleep(self.settings.linger_s)
             news.clear()
-            while values := self.take(domain):
-                await asyncio.get_running_loop().run_in_executor(stages, self.job.take, domain, values)
-                self.processed += len(values)
+            while (batch := self.take(domain)) is not None:
+                await asyncio.get_running_loop().run_in_executor(stages, self.job.take, domain, batch)
+                self.processed += len(batch)
                 self.room.set()
             if self.processed >= self.count:
                 self.done.set()

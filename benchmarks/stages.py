@@ -32,15 +32,16 @@ from processors.pipeline import PartitionState, Reference, new_state, run, take_
 from processors.territory import Territory
 from schemas.codec import decode
 from schemas.contracts import RAW_TOPICS, contract_of, domain_of
-from schemas.framing import single_object_prefix
 from schemas.records import Batch
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 from sinks.clickhouse import connect, migrate
 from sinks.rows import Origin, ZoneMaps
 from sinks.store import Block, ChunkPart, Part, store_derived, store_records
 from streams import settings as vigie
+from streams.fetching import keep_blocks
 from streams.settings import Settings
 from streams.territory.files import load
+from streams.transport import counted
 from streams.tuning import tune
 
 
@@ -100,6 +101,7 @@ def read_aiokafka(bench: Bench) -> None:
     """Fetch as the worker's transport does, and forget."""
 
     async def read() -> None:
+        keep_blocks(lambda topic: topic in RAW_TOPICS.values())
         consumer = AIOKafkaConsumer(
             bootstrap_servers=bench.settings.kafka_bootstrap,
             group_id=bench.settings.group,
@@ -114,7 +116,7 @@ def read_aiokafka(bench: Bench) -> None:
         try:
             while left > 0:
                 found = await consumer.getmany(timeout_ms=1_000, max_records=bench.settings.batch_records)
-                left -= sum(map(len, found.values()))
+                left -= sum(counted(run) for run in found.values())
             bench.watch.stop()
         finally:
             await consumer.stop()
@@ -152,17 +154,17 @@ def read_librdkafka(bench: Bench) -> None:
 
 def decode_only(bench: Bench) -> None:
     """Bytes to frames."""
-    batches = [(contract_of(domain_of(batch.topic)), batch.values) for batch in bench.batches()]
-    writers = {c: {single_object_prefix(c.schema): own_writer(c)} for c in {contract for contract, _ in batches}}
+    batches = [(contract_of(domain_of(batch.topic)), batch) for batch in bench.batches()]
+    writers = {contract: own_writers(contract) for contract, _ in batches}
     bench.watch.start()
-    for contract, values in batches:
-        decode(contract, values, writers[contract])
+    for contract, batch in batches:
+        decode(contract, batch, writers[contract])
     bench.watch.stop()
 
 
 def locate_only(bench: Bench) -> None:
     """Frames to frames with zones, by a locator that has seen no position yet."""
-    frames = [(domain, decoded(domain, batch.values)) for domain, batch in _by_domain(bench)]
+    frames = [(domain, decoded(domain, batch)) for domain, batch in _by_domain(bench)]
     locator = Locator(bench.territories())
     bench.watch.start()
     for domain, frame in frames:
@@ -173,9 +175,7 @@ def locate_only(bench: Bench) -> None:
 def aggregate_only(bench: Bench) -> None:
     """Located frames to window totals."""
     job = Job(bench.territories())
-    frames = [
-        (domain, located(job.locator, domain, decoded(domain, batch.values))) for domain, batch in _by_domain(bench)
-    ]
+    frames = [(domain, located(job.locator, domain, decoded(domain, batch))) for domain, batch in _by_domain(bench)]
     bench.watch.start()
     for domain, frame in frames:
         job.add(domain, frame)
@@ -187,7 +187,7 @@ def publish_only(bench: Bench) -> None:
     """Window totals to the results topic."""
     job = Job(bench.territories())
     for domain, batch in _by_domain(bench):
-        job.take(domain, batch.values)
+        job.take(domain, batch)
     windows = job.changed()
     bench.watch.start()
     publish(bench.settings.kafka_bootstrap, bench.results, *encoded(windows))
@@ -221,10 +221,8 @@ def _blocks(bench: Bench, reference: Reference) -> Iterator[Block]:
     batches = bench.batches()
     for index, batch in enumerate(batches):
         place, domain = (batch.topic, batch.partition), domain_of(batch.topic)
-        contract = contract_of(domain)
         state = states.setdefault(place, new_state(*place, domain, reference))
-        writers = {single_object_prefix(contract.schema): own_writer(contract)}
-        for outcome in run(batch, state, reference, writers):
+        for outcome in run(batch, state, reference, own_writers(contract_of(domain))):
             part = Part(Origin(*place), outcome.batch.first_offset, outcome.batch.last_offset, outcome.events)
             block.events[domain].append(part)
             rows += len(outcome.events)

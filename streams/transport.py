@@ -7,7 +7,7 @@ See the notes in the ledger for why Faust's own acknowledgements are not used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Set
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final, Protocol
@@ -161,11 +161,11 @@ class BatchConsumer(aiokafka.Consumer):
             if self._keeper.wants_batches(tp.topic):
                 # Faust drops what is older than it has seen, and learns of what it has seen after a `move` back.
                 self._read_offset.pop(tp, None)
-                yield tp, _message(tp, generation, Fetched(_batch(tp, run), mark, since[tp]))
+                yield tp, _message(tp, generation, Fetched(as_batch(tp, run), mark, since[tp]))
             else:
                 for record in run:
                     yield tp, self._to_message(tp, record)
-        if sum(map(_count, records.values())) < self.app.conf.broker_max_poll_records:
+        if sum(map(counted, records.values())) < self.app.conf.broker_max_poll_records:
             # Each fetch costs a round of both threads and each batch a round of the stages, however little they bring.
             await asyncio.sleep(self._keeper.pause_s)
 
@@ -245,7 +245,7 @@ class BatchConsumer(aiokafka.Consumer):
         return len(wanted) == len(offsets)
 
 
-def _count(run: Iterable[Any]) -> int:
+def counted(run: Iterable[Any]) -> int:
     """How many records a fetch brought of a partition."""
     return sum(len(one) if isinstance(one, BlockAt) else 1 for one in run)
 
@@ -260,7 +260,8 @@ def _message(tp: TP, generation: int, fetched: Fetched) -> ConsumerMessage:
     )  # fmt: skip
 
 
-def _batch(tp: TP, run: list[Any]) -> Batch:
+def as_batch(tp: TP, run: Sequence[Any]) -> Batch:
+    """What a fetch brought of a partition, blocks and records, as one batch."""
     pieces: list[Piece] = []
     firsts, times, counts = [], [], []
     for is_block, group in groupby(run, key=lambda one: isinstance(one, BlockAt)):

@@ -30,12 +30,12 @@ import numpy as np
 from processors.locate import Locator
 from processors.pipeline import Limits, PartitionState, Reference, new_state, run, take_window_rows
 from schemas.contracts import RAW_TOPICS, contract_of, domain_of
-from schemas.framing import single_object_prefix
 from schemas.records import Batch
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 from sinks.rows import Origin, ZoneMaps, event_tables, placed, window_tables
 from streams.simulation.city import simulate
 from streams.territory.synth import synthesize
+from tests.support.blocks import block
 
 RECORDS: Final = 20_000
 LARGE: Final = 10_000
@@ -75,7 +75,7 @@ def batches(values: Mapping[str, Sequence[bytes]], size: int, most: int) -> list
             part = mine[start : start + size]
             offsets = np.arange(start, start + len(part), dtype=np.int64)
             received = np.full(len(part), received_ms, np.int64)
-            found.append(Batch(topic, 0, offsets, received, [None] * len(part), part, [()] * len(part)))
+            found.append(Batch(topic, 0, offsets, received, [block((None, value, ()) for value in part)]))
     return found
 
 
@@ -88,7 +88,7 @@ def path(reference: Reference, given: Sequence[Batch]) -> None:
         domain = domain_of(batch.topic)
         contract = contract_of(domain)
         state = states.setdefault(batch.topic, new_state(batch.topic, 0, domain, reference))
-        writers = {single_object_prefix(contract.schema): own_writer(contract)}
+        writers = own_writers(contract)
         for outcome in run(batch, state, reference, writers):
             if len(outcome.refused):
                 raise ValueError(f"clean records were refused: {outcome.refused.row(0)}")

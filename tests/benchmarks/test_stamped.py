@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.stamped import asset_of, stamped
-from schemas.codec import decode
+from schemas.codec import decode_values
 from schemas.contracts import DOMAINS, RAW_TOPICS, Domain, contract_of
-from schemas.framing import encode, prefixes
-from schemas.writers import own_writer
+from schemas.framing import encode
+from schemas.writers import own_writers
 from streams.simulation.avro import varint
 from streams.simulation.records import Record
 from tests.support.batches import event
@@ -29,7 +29,7 @@ def test_identity_and_event_time_are_new_and_nothing_else(domain: Domain) -> Non
     sent = stamped(record, contract).value(0xFEED, varint(_NOW))
     wanted = event(domain, event_id="000000000000feed", observed_at=_NOW, longitude=3.9, latitude=43.5)
     assert sent == encode(contract, wanted)
-    decoded = decode(contract, [sent], dict.fromkeys(prefixes([sent]), own_writer(contract)))
+    decoded = decode_values(contract, [sent], own_writers(contract))
     assert decoded.rejects.is_empty()
 
 

@@ -8,10 +8,9 @@ import shapely
 
 from benchmarks.load import Wire
 from benchmarks.town import AREA, KINDS, LAYERS, counts, day_end, grid, records, speakers, town
-from schemas.codec import decode
+from schemas.codec import decode_values
 from schemas.contracts import RAW_TOPICS, contract_of, domain_of
-from schemas.framing import prefixes
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 
 _DAY = 86_400_000
 _NOON = 1_789_430_400_000 + _DAY // 2
@@ -51,7 +50,7 @@ def test_records_are_clean_and_as_many_as_asked_for() -> None:
     for topic in {record.topic for record in made}:
         contract = contract_of(domain_of(topic))
         values = [record.value for record in made if record.topic == topic]
-        decoded = decode(contract, values, dict.fromkeys(prefixes(values), own_writer(contract)))
+        decoded = decode_values(contract, values, own_writers(contract))
         assert decoded.rejects.is_empty()
         observed = decoded.frame["observed_at"]
         assert observed.is_sorted()
@@ -68,8 +67,8 @@ def test_the_same_instants_whatever_the_number_of_assets() -> None:
         found: list[int] = []
         for domain in {domain_of(record.topic) for record in made}:
             values = [record.value for record in made if record.topic == RAW_TOPICS[domain]]
-            writers = dict.fromkeys(prefixes(values), own_writer(contract_of(domain)))
-            found += decode(contract_of(domain), values, writers).frame["observed_at"].dt.epoch("ms").to_list()
+            writers = own_writers(contract_of(domain))
+            found += decode_values(contract_of(domain), values, writers).frame["observed_at"].dt.epoch("ms").to_list()
         return sorted(found)
 
     assert instants(100) == instants(1_000)

@@ -13,7 +13,7 @@ from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from streams.fetching import BlockAt, keep_blocks
-from streams.transport import _batch
+from streams.transport import as_batch
 from tests.support.batches import RECEIVED_MS
 from tests.support.blocks import Record, wire
 
@@ -39,7 +39,7 @@ def fetched(data: bytes, offset: int = 0, tp: TopicPartition = TOPIC, isolation:
 
 def records(found: Sequence[Any]) -> list[tuple[int, int, Any, Any, Any]]:
     """Offset, time, key, value and headers of each record."""
-    batch = _batch(TP(*TOPIC), list(found))
+    batch = as_batch(TP(*TOPIC), list(found))
     return [
         (int(batch.offsets[row]), int(batch.received_ms[row]), *batch.original(row)[:2], tuple(batch.original(row)[2]))
         for row in range(len(batch))
@@ -144,7 +144,7 @@ def test_other_topics_and_committed_reading_are_as_ever() -> None:
 def test_a_batch_keeps_blocks_together_and_is_cut_where_it_is_asked() -> None:
     """Parts hold the same records, whole blocks as they are."""
     found = list(fetched(wire(READINGS) + wire(READINGS, first_offset=5) + wire(READINGS, first_offset=10)))
-    whole = _batch(TP(*TOPIC), found)
+    whole = as_batch(TP(*TOPIC), found)
     part = whole.part(3, 12)
     assert part.offsets.tolist() == list(range(3, 12))
     assert part.pieces[1] is whole.pieces[1]
