@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from aiokafka import codec
 from aiokafka.consumer import fetcher
-from aiokafka.consumer.fetcher import READ_UNCOMMITTED, PartitionRecords
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED, FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
@@ -57,8 +57,30 @@ def behind(one: Any) -> int:
 
 def keep_blocks(by_batch: Callable[[str], bool]) -> None:
     """Have every consumer of this process hand out blocks on these topics."""
+    fetcher.FetchResult = _Result
     fetcher.MemoryRecords = _Kept
     fetcher.PartitionRecords = partial(_records, by_batch)
+
+
+class _Result(FetchResult):  # type: ignore[misc] # it has no types
+    """What was fetched of a partition, given out by so many records, however many of them a block holds."""
+
+    _partition_records: Any
+
+    def getall(self, max_records: int | None = None) -> list[Any]:
+        if not self.check_assignment(self._topic_partition) or not self.has_more():
+            return []
+        given, count = [], 0
+        for one in self._partition_records:
+            given.append(one)
+            count += len(one) if isinstance(one, BlockAt) else 1
+            if max_records is not None and count >= max_records:
+                self._update_position()
+                break
+        else:
+            self._update_position()
+            self._partition_records = None
+        return given
 
 
 class _Kept(MemoryRecords):  # type: ignore[misc] # it has no types

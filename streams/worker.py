@@ -225,11 +225,11 @@ class Worker:
 
     def _is_full(self) -> bool:
         """Whether so much is in memory that no more may be fetched."""
-        unflushed = self.ledger.waiting + self._flusher.in_flight
-        return (
-            unflushed >= _UNFLUSHED * self.settings.flush_rows
-            or self.ledger.arrived >= _ARRIVED * self.settings.batch_records
-        )
+        return self._is_waiting_enough() or self.ledger.arrived >= _ARRIVED * self.settings.batch_records
+
+    def _is_waiting_enough(self) -> bool:
+        """Whether so much waits to be stored that no more may be processed: what one fetch brought may be a lot."""
+        return self.ledger.waiting + self._flusher.in_flight >= _UNFLUSHED * self.settings.flush_rows
 
     async def _process_loop(self, topic: str) -> None:
         arrived, most = self._arrived[topic], self.settings.batch_records
@@ -242,6 +242,9 @@ class Worker:
                 await asyncio.sleep(self.settings.linger_s)
             arrived.clear()
             for place, entry in entries:
+                while self._is_waiting_enough():
+                    self._moved.clear()
+                    await wait(self._moved, _POLL_S)
                 await whole(self._process(place, entry))
                 if entry.inbox:
                     arrived.set()

@@ -25,10 +25,10 @@ READINGS: list[Record] = [(b"k%d" % n, b"v%d" % n, ()) for n in range(5)]
 @pytest.fixture(autouse=True)
 def kept() -> Iterator[None]:
     """The classes of the process as they are with blocks, and afterwards as they were."""
-    before = fetcher.MemoryRecords, fetcher.PartitionRecords
+    before = fetcher.FetchResult, fetcher.MemoryRecords, fetcher.PartitionRecords
     keep_blocks(lambda topic: topic.startswith("city."))
     yield
-    fetcher.MemoryRecords, fetcher.PartitionRecords = before
+    fetcher.FetchResult, fetcher.MemoryRecords, fetcher.PartitionRecords = before
 
 
 def fetched(data: bytes, offset: int = 0, tp: TopicPartition = TOPIC, isolation: Any = None) -> Any:
@@ -115,6 +115,29 @@ def test_markers_of_transactions_are_passed_by() -> None:
     assert records(found) == expected(0, READINGS) + expected(6, READINGS)
     run = fetched(bytes(marker), 5)
     assert (list(run), run.next_fetch_offset) == ([], 6)
+
+
+def test_a_fetch_is_given_out_by_the_record() -> None:
+    """As many blocks as hold what was asked for, and the rest when it is asked for again."""
+
+    class State:
+        paused, position = False, 0
+
+        def consumed_to(self, offset: int) -> None:
+            self.position = offset
+
+    class Assignment:
+        active, state = True, State()
+
+        def state_value(self, tp: TopicPartition) -> State:
+            return self.state
+
+    data = b"".join(wire(READINGS, first_offset=5 * number) for number in range(4))
+    result = fetcher.FetchResult(TOPIC, assignment=Assignment(), partition_records=fetched(data), backoff=0)
+    assert [one.offset for one in result.getall(7)] == [0, 5]
+    assert (Assignment.state.position, result.has_more()) == (10, True)
+    assert [one.offset for one in result.getall(None)] == [10, 15]
+    assert (Assignment.state.position, result.has_more()) == (20, False)
 
 
 def test_a_batch_that_is_cut_off_is_left_for_the_next_fetch() -> None:

@@ -30,7 +30,7 @@ Rows = list[tuple[Any, ...]]
 #: Examples in a sentence, at most.
 _SOME: Final = 5
 #: Alerts that expire have never fired, so nobody may hear that they are over.
-_NOTIFIED: Final = frozenset({"firing", "resolved"})
+NOTIFIED: Final = frozenset({"firing", "resolved"})
 
 _EVENTS: Final = " UNION ALL ".join(f"SELECT topic, partition, offset FROM events_{domain} FINAL" for domain in DOMAINS)
 _OFFSETS: Final = "SELECT topic, partition, groupArray(offset) FROM ({}) GROUP BY topic, partition"
@@ -274,7 +274,7 @@ def alert_faults(stored: Stored, told: Told) -> list[str]:
     known = {str(t["transition_id"]) for t in stored.transitions}
     on_topic = {str(t["transition_id"]) for t in told.transitions}
     delivered = {identity for identity, _ in told.deliveries}
-    due = {str(t["transition_id"]) for t in stored.transitions if t["state"] in _NOTIFIED}
+    due = {str(t["transition_id"]) for t in stored.transitions if t["state"] in NOTIFIED}
     for missing, what in (
         (known - on_topic, "stored and not on the alert topic"),
         (on_topic - known, "on the alert topic and not stored"),

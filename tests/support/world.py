@@ -163,7 +163,8 @@ class World:
         # Others tell the same topic: of them only what this world has stored too is looked at. Nobody listens here.
         known = {str(one["transition_id"]): one for one in stored.transitions}
         on_topic = [one for one in alerts_told(self.bootstrap) if str(one["transition_id"]) in known]
-        told = Told(on_topic, [(identity, b"") for identity in known])
+        heard = [(identity, b"") for identity, one in known.items() if one["state"] in oracles.NOTIFIED]
+        told = Told(on_topic, heard)
         return [*oracles.window_faults(stored), *oracles.alert_faults(stored, told)]
 
 
