@@ -23,10 +23,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.kafka]
 _SEED: Final = int(os.environ.get("VIGIE_SWEEP_SEED", "3"))
 _ALL: Final = os.environ.get("VIGIE_SWEEP") == "all"
 #: Lives spend half of their time waiting: for a fetch, for time to pass.
-_LANES: Final = 3 if _ALL else 2
+_LANES: Final = 3 if _ALL else 1
 #: Of the steps reached, about 300.
-_SAMPLE: Final = 0.03
-#: All steps take most of an hour on two cores, the sample some two minutes.
+_SAMPLE: Final = 0.01
+#: All steps take an hour on two cores, the sample a minute or two.
 _PATIENCE_S: Final = 7_200 if _ALL else 900
 
 
@@ -60,4 +60,4 @@ def test_killed_at_its_steps(tmp_path: Path, say: Callable[[str], None]) -> None
         assert report.faults == []
         assert set(report.work.done) == report.work.reached
     else:
-        assert report.kills > 3
+        assert report.kills >= 1
