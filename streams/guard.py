@@ -46,6 +46,8 @@ class Guard:
         if self._is_asked:
             self._end(128 + number, "ended at once, as asked for the second time")
         self._is_asked = True
+        # The time that stopping may take begins now, not when somebody looks.
+        self._stopping_s = self._stopping_s or monotonic_s()
         self._worker.stop()
 
     def _watch(self) -> None:
