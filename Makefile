@@ -71,8 +71,8 @@ bench: setup ## measure against peers and floors on real Kafka (JDK 17, Maven); 
 chaos: setup ## kill everything at random for 90 s and count (Java 17, Maven); CHAOS="--for 600s --seed 1 --summary out.json"
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-sweep: setup ## kill a worker with SIGKILL at every step it takes, one after the other: an hour (Java 17, Maven)
-	@VIGIE_SWEEP=all VIGIE_REQUIRE_KAFKA=1 $(BIN)/python -m pytest -s tests/integration/test_crash_sweep.py $(SWEEP)
+sweep: setup ## kill a worker with SIGKILL at every step it takes: an hour (Java 17, Maven); SWEEP="--seed 3"
+	@$(BIN)/python -m tests.support.sweep $$(mktemp -d) $(SWEEP)
 
 COMPILE = $(UV_VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-strip-extras --annotation-style line --custom-compile-command 'make lock' \
