@@ -81,8 +81,8 @@ class Run:
                 if rows:
                     await self.insert(self.store, domain, rows)
             await asyncio.gather(*self.waiting)
-        # The producer itself: a topic's `send` makes two futures and calls the sensors for each message, and is half
-        # as fast. The results topic has one partition; to find that out Faust would hash every key.
+        # The producer itself: a topic's `send` makes one more future and calls the sensors for each message. Partition
+        # 0 is the only one, and were it not named, every key would be hashed, in Python.
         producer = await app.maybe_start_producer()
         topic = self.arguments.results
         for job in self.jobs.values():

@@ -6,7 +6,7 @@
 A sink is where Quix Streams gives a user records in batches: it is handed them one by one and flushed at every
 checkpoint, before offsets are committed. Ours decodes, locates and counts at the flush, a thousand records at a time,
 inserts one batch a topic, and at the last checkpoint produces the windows. As steps of the StreamingDataFrame (a
-deserializer and `update`), record by record, the same code took half as long again.
+deserializer and `update`), record by record, the same code took up to half as long again.
 
 The window cells are a bare dictionary in the sink. Quix Streams' own windows are for one message key in one partition:
 totals of a zone would need every record sent to Kafka once more for each of its zones and metrics, about twenty times
