@@ -82,7 +82,7 @@ class Run:
                     await self.insert(self.store, domain, rows)
             await asyncio.gather(*self.waiting)
         # The producer itself: a topic's `send` makes one more future and calls the sensors for each message. Partition
-        # 0: the results topic has one, and without it the producer would hash every key, in Python.
+        # 0 is the only one, and were it not named, every key would be hashed, in Python.
         producer = await app.maybe_start_producer()
         topic = self.arguments.results
         for job in self.jobs.values():
