@@ -17,14 +17,17 @@ from streams.log import logger
 from streams.watchdog import StalledError, Watchdog
 from streams.worker import Worker
 
-_LOOK_S: Final = 1.0
+_LOOK_S: Final = 0.25
 #: Beyond the drain itself a stop leaves the group and closes connections, which a broker that is away can hold up.
 _LEAVE_S: Final = 5.0
 _FAILED: Final = 1
 
 
 class Guard:
-    """Watches a worker from a thread of its own, which a stuck event loop does not stop."""
+    """Watches a worker from a thread of its own, which a stuck event loop does not stop.
+
+    It goes on after the loop has ended, unless it is closed: threads that hang in connections hold up the exit too.
+    """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -40,6 +43,7 @@ class Guard:
         self._thread.start()
 
     def close(self) -> None:
+        """Watch no longer: whatever comes now may take its time."""
         self._over.set()
 
     def _signalled(self, number: int) -> None:
@@ -64,7 +68,7 @@ class Guard:
         if self._stopping_s is not None:
             if now_s - self._stopping_s > worker.settings.drain_timeout_s + _LEAVE_S:
                 drained = worker.failure is None and worker.custody.is_over
-                self._end(0 if drained else _FAILED, "could not leave Kafka in time")
+                self._end(0 if drained else _FAILED, "could not leave in time")
             return
         try:
             self._watchdog.look(

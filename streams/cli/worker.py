@@ -62,8 +62,7 @@ async def _run(chosen: Settings, territories: Any, sink: Sink, until_caught_up: 
     guard = Guard(running)
     if until_caught_up:
         running.stop_at({place: end for place, (first, end) in broker.end_offsets(chosen).items() if end > first})
-    try:
-        await running.work()
-    finally:
+    await running.work()
+    if until_caught_up:
         guard.close()
     return running.tally.summary()

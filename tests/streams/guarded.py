@@ -1,6 +1,6 @@
 """A process with a guard over a worker that does what it is told, for tests/streams/test_guard.py.
 
-    python -m tests.streams.guarded moving | stalled | stuck | slow-to-stop | slow-to-leave | failed | broken
+    python -m tests.streams.guarded moving | stalled | stuck | slow-to-stop | slow-to-leave | failed | slow-to-exit | broken
 
 It says "ready", then what the worker hears.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -52,8 +53,8 @@ class Worker:
     def stop(self) -> None:
         say("stopping")
         self.is_stopping = True
-        self.custody.is_over = self.kind == "slow-to-leave"
-        if not self.kind.startswith("slow"):
+        self.custody.is_over = self.kind in ("slow-to-leave", "slow-to-exit")
+        if self.kind not in ("slow-to-stop", "slow-to-leave"):
             self.over.set()
 
     def fail(self, error: BaseException) -> None:
@@ -69,7 +70,11 @@ async def main(kind: str) -> int:
     if kind == "stuck":
         time.sleep(_STUCK_S)  # noqa: ASYNC251 - the event loop is to be stuck
     await worker.over.wait()
-    watching.close()
+    if kind == "slow-to-exit":
+        # As concurrent.futures does with its own: the interpreter waits for this thread before it ends.
+        threading.Thread(target=time.sleep, args=(_STUCK_S,)).start()
+    else:
+        watching.close()
     return 1 if worker.failure else 0
 
 
