@@ -32,10 +32,9 @@ from unittest.mock import patch
 import streams.settings
 
 # isort: split
-import numpy as np
-
 import streams.cli.worker
 import streams.worker
+from benchmarks.figures import last_by_partition
 from processors.territory import Territory
 from sinks.clickhouse import Sink
 from streams.clock import Clock
@@ -86,16 +85,9 @@ class _Client:
     def insert_arrow(self, table: str, rows: Any, **more: Any) -> Any:
         answer = self._client.insert_arrow(table, rows, **more)
         if table.startswith("events_"):
-            self._notes.write("insert", table=table, rows=rows.num_rows, reached=_reached(rows))
+            reached = last_by_partition(rows["partition"].to_numpy(), rows["offset"].to_numpy())
+            self._notes.write("insert", table=table, rows=rows.num_rows, reached=reached)
         return answer
-
-
-def _reached(rows: Any) -> list[tuple[int, int]]:
-    partition, offset = rows["partition"].to_numpy(), rows["offset"].to_numpy()
-    there, group = np.unique(partition, return_inverse=True)
-    last = np.full(len(there), -1, np.int64)
-    np.maximum.at(last, group, offset)
-    return list(zip(there.tolist(), last.tolist(), strict=True))
 
 
 def main() -> None:
