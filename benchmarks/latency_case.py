@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import polars as pl
+from confluent_kafka import Message
 
 from benchmarks.figures import NEVER, Ints, first_at, spread
 from benchmarks.installation import BenchmarkError, Cores, DiaryWorker, Installation, installed
@@ -21,11 +22,9 @@ from benchmarks.phases import Phases
 from benchmarks.process import Process, cpu_s, memory_mib, module, started
 from benchmarks.reader import TABLES, Reader
 from benchmarks.stored import answers
-from confluent_kafka import Message
-from schemas.codec import decode
+from schemas.codec import decode_values
 from schemas.contracts import contract
-from schemas.framing import prefixes
-from schemas.writers import own_writer
+from schemas.writers import own_writers
 from tests.support.gateway import gateway
 from tests.support.kafka import pinned
 from tests.support.pipeline import alert_messages
@@ -152,13 +151,13 @@ def measure(case: Case, cores: Cores, territory: Path, folder: Path, seed: int) 
 
 def recorded(messages: Iterable[Message]) -> dict[tuple[str, str], int]:
     """When the worker sent each firing alert to the topic of alerts, by rule and asset (milliseconds since 1970)."""
+    told = list(messages)
+    alerts = decode_values(ALERTS, [message.value() for message in told], own_writers(ALERTS)).frame
     found: dict[tuple[str, str], int] = {}
-    for message in messages:
-        value = message.value() or b""
-        decoded = decode(ALERTS, [value], dict.fromkeys(prefixes([value]), own_writer(ALERTS))).frame
-        for alert in decoded.iter_rows(named=True):
-            if alert["state"] == "firing":
-                found.setdefault((alert["alertname"], alert["asset_id"] or ""), int(message.timestamp()[1]))
+    for alert in alerts.iter_rows(named=True):
+        if alert["state"] == "firing":
+            sent_ms = int(told[alert["row"]].timestamp()[1])
+            found.setdefault((alert["alertname"], alert["asset_id"] or ""), sent_ms)
     return found
 
 
