@@ -69,6 +69,14 @@ def line(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, float]
     return float(at_zero), float(each)
 
 
+def last_by_partition(partitions: Ints, offsets: Ints) -> list[tuple[int, int]]:
+    """Each partition that occurs, rising, and the last of its offsets."""
+    there, group = np.unique(partitions, return_inverse=True)
+    last = np.full(len(there), -1, np.int64)
+    np.maximum.at(last, group, offsets)
+    return list(zip(there.tolist(), last.tolist(), strict=True))
+
+
 def first_at(offsets: Ints, instants: Sequence[int], reached: Sequence[int]) -> Ints:
     """When each offset was reached first, where at `instants[i]`, rising, everything up to `reached[i]` was there.
 

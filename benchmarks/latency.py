@@ -12,7 +12,8 @@ whole milliseconds, the same for a batch of a partition) and end when
 
 row      ClickHouse has answered the insert: from then on every query sees the row. The worker's own process notes it
          (`benchmarks.noted`), because nobody else can open an embedded directory. Resolution: a millisecond.
-alert    the receiver has the whole request. Resolution: a millisecond.
+alert    the receiver has the whole request. Resolution: a millisecond. When the worker had sent it to the topic of
+         alerts, from which webhooks are told, stands beside it.
 
 That an answered insert can be read is checked in a run of its own, through `vigie gateway` on the second core: a reader
 outside asks for the last offsets every 20 ms, and how much later than the answer it saw each row is printed.
@@ -41,6 +42,7 @@ from benchmarks.installation import BenchmarkError, two_cores
 from benchmarks.latency_case import Case, measure
 from benchmarks.phases import Phases
 from benchmarks.process import VIGIE, ProcessError, run
+from schemas.contracts import ALERT_TOPIC
 from streams.settings import Settings
 from tests.support.gateway import GatewayError
 from tests.support.kafka import KafkaError
@@ -80,7 +82,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> Table:
     for one in found:
         told = [("row", one["row_ms"], one["worker"]["worker_cpu"]), ("alert", one["alert_ms"], None)]
         if "read_by_another_ms" in one:
-            told.insert(1, ("row read", one["read_by_another_ms"], one["worker"]["gateway_cpu"]))
+            told.insert(1, ("reader", one["read_by_another_ms"], one["worker"]["gateway_cpu"]))
         for number, (what, spread, cpu) in enumerate(told):
             if spread is None:
                 continue
@@ -96,6 +98,9 @@ def remarks(one: Mapping[str, Any]) -> list[str]:
     if one["producer_behind"]:
         late = one["producer_late_ms"]["p99"]
         found.append(f"the producer fell behind: 1 % of its records left more than {late:,.0f} ms late")
+    if one["alert_ms"]:
+        sent, told = one["alert_sent_ms"], one["alert_ms"]
+        found.append(f"alerts were in {ALERT_TOPIC} after {sent['p50']:,.0f} of {told['p50']:,.0f} ms (p50)")
     says = one["worker_says_ms"]
     found.append(f"the worker itself says {says['p50']:,.0f} ms (p50), {says['p99']:,.0f} ms (p99)")
     if "after_the_answer_ms" in one:

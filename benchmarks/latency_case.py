@@ -6,7 +6,7 @@ import base64
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import polars as pl
+from confluent_kafka import Message
 
 from benchmarks.figures import NEVER, Ints, first_at, spread
 from benchmarks.installation import BenchmarkError, Cores, DiaryWorker, Installation, installed
@@ -21,12 +22,17 @@ from benchmarks.phases import Phases
 from benchmarks.process import Process, cpu_s, memory_mib, module, started
 from benchmarks.reader import TABLES, Reader
 from benchmarks.stored import answers
+from schemas.codec import decode_values
+from schemas.contracts import contract
+from schemas.writers import own_writers
 from tests.support.gateway import gateway
 from tests.support.kafka import pinned
+from tests.support.pipeline import alert_messages
 from tests.support.receiver import Answer, Received, WebhookReceiver
 
 Through = Literal["embedded", "gateway"]
 
+ALERTS: Final = contract("Alert")
 #: A producer whose records left so much later than they were due did not hold its rate.
 BEHIND_MS: Final = 50.0
 _MAKE_S: Final = 300.0
@@ -111,6 +117,7 @@ def measure(case: Case, cores: Cores, territory: Path, folder: Path, seed: int) 
         load.until(lambda: "made" in load.told(), "its records were made", _MAKE_S)
         with reader or ExitStack():
             report, used = _loaded(case, load, worker, served, receiver)
+        sent = recorded(alert_messages(place.kafka.bootstrap))
         worker.process.stop()
         summary, notes = worker.summary(), worker.notes("insert")
         stack.close()
@@ -131,6 +138,7 @@ def measure(case: Case, cores: Cores, territory: Path, folder: Path, seed: int) 
         "sent_to_kafka_ms": spread(rows["received_ms"] - rows["sent_ms"]).to_dict(),
         "row_ms": spread(inserted_ms - rows["received_ms"].to_numpy()).to_dict(),
         "alert_ms": spread(_alerts(case, report["alarms"], receiver.firing())).to_dict() if case.alarms else None,
+        "alert_sent_ms": spread(_alerts(case, report["alarms"], sent)).to_dict() if case.alarms else None,
         "worker_says_ms": summary["visible_latency_ms"],
     }
     if reader is not None:
@@ -138,6 +146,18 @@ def measure(case: Case, cores: Cores, territory: Path, folder: Path, seed: int) 
         found["read_by_another_ms"] = spread(seen_ms - rows["received_ms"].to_numpy()).to_dict()
         found["after_the_answer_ms"] = spread(seen_ms - inserted_ms).to_dict()
         found["reader_lag_ms"] = spread(reader.lag_ms).to_dict()
+    return found
+
+
+def recorded(messages: Iterable[Message]) -> dict[tuple[str, str], int]:
+    """When the worker sent each firing alert to the topic of alerts, by rule and asset (milliseconds since 1970)."""
+    told = list(messages)
+    alerts = decode_values(ALERTS, [message.value() for message in told], own_writers(ALERTS)).frame
+    found: dict[tuple[str, str], int] = {}
+    for alert in alerts.iter_rows(named=True):
+        if alert["state"] == "firing":
+            sent_ms = int(told[alert["row"]].timestamp()[1])
+            found.setdefault((alert["alertname"], alert["asset_id"] or ""), sent_ms)
     return found
 
 

@@ -32,10 +32,10 @@ from unittest.mock import patch
 import streams.settings
 
 # isort: split
-import numpy as np
-
 import streams.cli.worker
 import streams.worker
+from benchmarks.figures import last_by_partition
+from processors.pipeline import Outcome
 from processors.territory import Territory
 from sinks.clickhouse import Sink
 from streams.clock import Clock
@@ -52,16 +52,20 @@ class Notes:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", buffering=1, encoding="utf-8")
+        self._has_begun = False
         self._last: dict[str, Any] | None = None
 
     def write(self, what: str, **more: Any) -> None:
         self._file.write(json.dumps(_note(what, more)) + "\n")
 
-    def part(self) -> None:
-        """Records came or became durable."""
-        if self._last is None:
+    def part(self, *, durable: bool) -> None:
+        """Records came or, where `durable`, became durable."""
+        if not self._has_begun:
+            self._has_begun = True
             self.write("first")
-        self._last = _note("last", {})
+        # Asking for the processor time of a hundred busy threads is slow: not for each batch that comes.
+        if durable:
+            self._last = _note("last", {})
 
     def close(self) -> None:
         if self._last is not None:
@@ -86,16 +90,9 @@ class _Client:
     def insert_arrow(self, table: str, rows: Any, **more: Any) -> Any:
         answer = self._client.insert_arrow(table, rows, **more)
         if table.startswith("events_"):
-            self._notes.write("insert", table=table, rows=rows.num_rows, reached=_reached(rows))
+            reached = last_by_partition(rows["partition"].to_numpy(), rows["offset"].to_numpy())
+            self._notes.write("insert", table=table, rows=rows.num_rows, reached=reached)
         return answer
-
-
-def _reached(rows: Any) -> list[tuple[int, int]]:
-    partition, offset = rows["partition"].to_numpy(), rows["offset"].to_numpy()
-    there, group = np.unique(partition, return_inverse=True)
-    last = np.full(len(there), -1, np.int64)
-    np.maximum.at(last, group, offset)
-    return list(zip(there.tolist(), last.tolist(), strict=True))
 
 
 def main() -> None:
@@ -103,9 +100,16 @@ def main() -> None:
     notes = Notes(Path(sys.argv[1]))
 
     class NotedTally(Tally):
+        has_stored = False
+
+        def outcome(self, outcome: Outcome, durable_at_ms: int) -> None:
+            super().outcome(outcome, durable_at_ms)
+            self.has_stored = True
+
         def took_part(self, now_s: float) -> None:
             super().took_part(now_s)
-            notes.part()
+            notes.part(durable=self.has_stored)
+            self.has_stored = False
 
     class NotedWorker(Worker):
         def __init__(self, settings: Settings, territories: Mapping[str, Territory], sink: Sink, clock: Clock) -> None:

@@ -9,22 +9,28 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Phases:
-    """One load, in seconds: warm up, then rows are looked at, then alarms are sent as well.
+    """One load, in seconds: warm up, then rows are looked at, then alarms are sent as well, then it goes on.
 
     Alarms have a phase of their own, because each makes the worker flush at once: rows beside them are readable sooner.
+    Records go on after the last alarm, because event time passes with them, and an alert waits for it.
     """
 
     warm_up_s: float
     rows_s: float
     alarms_s: float
+    after_s: float = 5.0
 
     @property
     def rows_end_s(self) -> float:
         return self.warm_up_s + self.rows_s
 
     @property
-    def end_s(self) -> float:
+    def alarms_end_s(self) -> float:
         return self.rows_end_s + self.alarms_s
+
+    @property
+    def end_s(self) -> float:
+        return self.alarms_end_s + self.after_s
 
 
 def alarm_instants(phases: Phases, count: int, seed: int) -> list[float]:
@@ -32,7 +38,7 @@ def alarm_instants(phases: Phases, count: int, seed: int) -> list[float]:
 
     Drawn evenly over the alarms' phase: in step with nothing in the worker, and sometimes two close together.
     """
-    drawn = np.random.default_rng(seed).uniform(phases.rows_end_s, phases.end_s, count)
+    drawn = np.random.default_rng(seed).uniform(phases.rows_end_s, phases.alarms_end_s, count)
     return [float(instant) for instant in np.sort(drawn)]
 
 

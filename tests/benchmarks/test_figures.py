@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.figures import NEVER, exponent, first_at, line, spread
+from benchmarks.figures import NEVER, exponent, first_at, last_by_partition, line, spread
 
 
 def test_percentiles_are_values_that_occurred() -> None:
@@ -54,6 +54,11 @@ def test_a_line_has_what_remains_and_what_each_adds() -> None:
     assert each == pytest.approx(0.002)
     with pytest.raises(ValueError, match="two different sizes"):
         line([5, 5], [1.0, 2.0])
+
+
+def test_the_last_offset_of_each_partition() -> None:
+    """Rows of an insert stand in any order, and a partition of which there is nothing has no last one."""
+    assert last_by_partition(np.array([3, 0, 3, 0]), np.array([7, 40, 9, 12])) == [(0, 40), (3, 9)]
 
 
 def test_an_offset_is_there_with_the_first_that_is_not_before_it() -> None:

@@ -8,8 +8,8 @@ _PHASES = Phases(warm_up_s=20, rows_s=60, alarms_s=75)
 
 
 def test_phases_follow_each_other() -> None:
-    """Rows are looked at after the warm-up and before any alarm."""
-    assert (_PHASES.rows_end_s, _PHASES.end_s) == (80, 155)
+    """Rows are looked at after the warm-up and before any alarm, and time passes after the last one."""
+    assert (_PHASES.rows_end_s, _PHASES.alarms_end_s, _PHASES.end_s) == (80, 155, 160)
 
 
 def test_alarms_lie_in_their_phase_at_known_instants() -> None:
@@ -18,7 +18,7 @@ def test_alarms_lie_in_their_phase_at_known_instants() -> None:
     assert found == sorted(found) == alarm_instants(_PHASES, 300, seed=1)
     assert len(found) == 300
     assert found[0] >= _PHASES.rows_end_s
-    assert found[-1] < _PHASES.end_s
+    assert found[-1] < _PHASES.alarms_end_s
     assert alarm_instants(_PHASES, 300, seed=2) != found
 
 
