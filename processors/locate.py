@@ -30,6 +30,7 @@ _GRID: Final = 1e7  # 1e-7 degree: about a centimetre
 
 #: What `location_quality` may be here, in the order in which `locate` decides.
 _QUALITIES: Final = pl.Series(["device_gps", "swapped", "out_of_area", "registry", "missing"])
+_DEVICE_GPS, _SWAPPED, _OUT_OF_AREA, _REGISTRY, _MISSING = range(5)
 
 _STORED_ZONES: Final = pl.List(pl.Struct({"key": pl.String(), "value": pl.String()}))
 
@@ -119,8 +120,10 @@ class _Place:
 
         assets = territory.assets
         longitude, latitude = assets["longitude"].to_numpy(), assets["latitude"].to_numpy()
-        self.of_assets = self._query(longitude, latitude)
-        self.clear_of_borders = _distance_to_borders(territory.geometries, longitude, latitude)
+        # The last row is that of an asset that is not in the registry, whose number is -1.
+        nowhere = np.full((1, len(self.boundaries) + 1), self.empty, np.uint32)
+        self.of_assets = np.concatenate((self._query(longitude, latitude), nowhere))
+        self.clear_of_borders = np.append(_distance_to_borders(territory.geometries, longitude, latitude), -1.0)
         self._cell_row: dict[int, int] = {}
         self._of_cells = np.empty((0, len(self.boundaries) + 1), dtype=np.uint32)
 
@@ -196,8 +199,10 @@ class Locator:
         # Registry rows by asset, of one territory after the other.
         self._asset_of = [dict(zip(p.territory.assets["asset_id"], range(2**62), strict=False)) for p in self._places]
         self._first = np.cumsum([0, *(len(p.territory.assets) for p in self._places)])
-        positions = [p.territory.assets.select("longitude", "latitude").to_numpy() for p in self._places]
-        self._positions: Floats = np.concatenate([*positions, np.full((1, 2), np.nan)])
+        self._longitude, self._latitude = (
+            np.concatenate([*(p.territory.assets[name].to_numpy() for p in self._places), [np.nan]])
+            for name in ("longitude", "latitude")
+        )
         self._metres = pyproj.Transformer.from_crs(4326, 2154, always_xy=True)
         self._nearest = [self._asset_tree(p.territory) for p in self._places]
 
@@ -217,18 +222,16 @@ class Locator:
             return self._with_nearest(_empty_located(frame), domain), no_rejects()
         place, asset = self._registered(frame)
         lon, lat = _numbers(frame["longitude"]), _numbers(frame["latitude"])
-        asset_lon, asset_lat = self._positions[np.where(asset >= 0, asset + self._first[place], -1)].T
-        given = np.isfinite(lon) & np.isfinite(lat) & ~((lon == 0) & (lat == 0))
-        inside = given & self._inside(place, lon, lat)
-        swapped = given & ~inside & self._inside(place, lat, lon)
-        registered = asset >= 0
-        outside = given & ~inside & ~swapped
-        refused = outside & ~registered
-        lon, lat = np.where(swapped, lat, lon), np.where(swapped, lon, lat)
-        own = inside | swapped
-        lon = np.where(own, lon, asset_lon)
-        lat = np.where(own, lat, asset_lat)
-        quality = np.select([inside, swapped, outside, registered], [0, 1, 2, 3], default=4)
+        given = np.flatnonzero(np.isfinite(lon) & np.isfinite(lat) & ((lon != 0) | (lat != 0)))
+        x, y, authority = lon[given], lat[given], place[given]
+        inside = self._inside(authority, x, y)
+        swapped = ~inside & self._inside(authority, y, x)
+        quality = np.where(asset >= 0, _REGISTRY, _MISSING)
+        quality[given] = np.where(inside, _DEVICE_GPS, np.where(swapped, _SWAPPED, _OUT_OF_AREA))
+        usable = inside | swapped
+        own, registered = given[usable], np.where(asset >= 0, asset + self._first[place], -1)
+        lon, lat = self._longitude[registered], self._latitude[registered]
+        lon[own], lat[own] = np.where(swapped, y, x)[usable], np.where(swapped, x, y)[usable]
         with self._lock:
             sets = self._zone_sets(place, own, asset, lon, lat, frame["observed_at"])
         frame = frame.with_columns(
@@ -238,6 +241,7 @@ class Locator:
             pl.Series("zone_set", sets),
         )
         out = no_rejects()
+        refused = (quality == _OUT_OF_AREA) & (asset < 0)
         if refused.any():
             mask = pl.Series(refused)
             out = rejects(frame["row"].filter(mask), STAGE, Reason.OUT_OF_AREA, "position outside the territory")
@@ -260,21 +264,19 @@ class Locator:
         return inside
 
     def _zone_sets(
-        self, place: Ints, own: Bools, asset: Ints, lon: Floats, lat: Floats, observed: pl.Series
+        self, place: Ints, own: Ints, asset: Ints, lon: Floats, lat: Floats, observed: pl.Series
     ) -> npt.NDArray[np.uint32]:
-        """Zone set of each row: by coordinates where `own`, else by registry row where `asset` ≥ 0, else nowhere."""
+        """Zone set of each row: by coordinates for the rows `own`, else by registry row, or nowhere."""
         out = np.empty(len(place), dtype=np.uint32)
         at = observed.cast(pl.Int64).to_numpy()
         for index, spot in enumerate(self._places):
-            here = place == index
-            out[here] = spot.empty
-            era = np.searchsorted(spot.boundaries, at, side="right")
-            near = here & (asset >= 0) & (~own | self._within_asset_zones(spot, index, asset, lon, lat))
-            fixed = np.flatnonzero(near)
-            out[fixed] = spot.of_assets[asset[fixed], era[fixed]]
-            given = np.flatnonzero(here & own & ~near)
-            if len(given):
-                out[given] = spot.of_positions(lon[given], lat[given])[np.arange(len(given)), era[given]]
+            here, mine = place == index, own[place[own] == index]
+            era = np.searchsorted(spot.boundaries, at[here], side="right")
+            out[here] = spot.of_assets[asset[here], era]
+            asked = mine[~self._within_asset_zones(spot, index, asset[mine], lon[mine], lat[mine])]
+            if len(asked):
+                era = np.searchsorted(spot.boundaries, at[asked], side="right")
+                out[asked] = spot.of_positions(lon[asked], lat[asked])[np.arange(len(asked)), era]
         return out
 
     def _within_asset_zones(self, spot: _Place, index: int, asset: Ints, lon: Floats, lat: Floats) -> Bools:
@@ -282,11 +284,8 @@ class Locator:
 
         A receiver's position wanders by metres from one reading to the next, so each would be a new position.
         """
-        if not len(spot.clear_of_borders):
-            return np.zeros(len(asset), np.bool_)
-        where = self._positions[self._first[index] + np.where(asset >= 0, asset, 0)]
-        moved = np.hypot(lon - where[:, 0], lat - where[:, 1])
-        near: Bools = moved < spot.clear_of_borders[np.where(asset >= 0, asset, 0) % len(spot.clear_of_borders)]
+        row = np.where(asset >= 0, asset + self._first[index], -1)
+        near: Bools = np.hypot(lon - self._longitude[row], lat - self._latitude[row]) < spot.clear_of_borders[asset]
         return near
 
     def _with_nearest(self, frame: pl.DataFrame, domain: Domain, place: Ints | None = None) -> pl.DataFrame:
