@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 UV := 0.13.9
 UV_VENV := .cache/uv-$(UV)
 
+# Tests that run at a time. Those that start servers wait most of the time.
+LANES := 3
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
@@ -57,8 +60,13 @@ $(INSTALLED): $(LOCKED)
 demo: setup ## supervise a simulated city, all in one process; DEMO="--for 60s --seed 7 --summary out.json"
 	@$(BIN)/vigie demo $(DEMO)
 
-test: setup ## run every test; those on real Kafka need Java 17 and Maven; TEST="-k locate" runs some
+test: setup ## run every test; those on real Kafka need Java 17 and Maven; TEST="-k locate" runs some, one by one
+ifeq ($(TEST),)
+	@$(BIN)/python -m pytest --numprocesses=$(LANES) --dist=worksteal -m 'not alone' --durations=25
+	@$(BIN)/python -m pytest -m alone --durations=5
+else
 	@$(BIN)/python -m pytest --durations=10 $(TEST)
+endif
 
 lint: setup ## ruff (rules and format) and mypy --strict
 	@$(BIN)/ruff check .
@@ -71,8 +79,8 @@ bench: setup ## measure against peers and floors on real Kafka (JDK 17, Maven); 
 chaos: setup ## kill everything at random for 90 s and count (Java 17, Maven); CHAOS="--for 600s --seed 1 --summary out.json"
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-sweep: setup ## kill a worker with SIGKILL at every step it takes: an hour (Java 17, Maven); SWEEP="--seed 3"
-	@$(BIN)/python -m tests.support.sweep $$(mktemp -d) $(SWEEP)
+sweep: setup ## kill a worker with SIGKILL at every step it takes: an hour (Java 17, Maven); VIGIE_SWEEP_SEED=3 draws others
+	@VIGIE_SWEEP=all VIGIE_REQUIRE_KAFKA=1 $(BIN)/python -m pytest -s tests/integration/test_crash_sweep.py
 
 COMPILE = $(UV_VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-strip-extras --annotation-style line --custom-compile-command 'make lock' \

@@ -15,7 +15,7 @@ from tests.chaos.schedule import kinds
 from tests.support.kafka import kafka_available
 from tests.support.pipeline import ROOT
 
-pytestmark = [pytest.mark.integration, pytest.mark.kafka]
+pytestmark = [pytest.mark.integration, pytest.mark.kafka, pytest.mark.alone]
 
 _SEED: Final = 1
 #: Catching up on a slow machine included; far beyond it something hangs that should have said so.

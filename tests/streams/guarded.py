@@ -1,8 +1,9 @@
 """A process with a guard over a worker that does what it is told, for tests/streams/test_guard.py.
 
-    python -m tests.streams.guarded moving | stalled | stuck | slow-to-stop | slow-to-leave | failed | slow-to-exit | broken
+    python -m tests.streams.guarded KIND
 
-It says "ready", then what the worker hears.
+Kinds: moving, stalled, stuck, failed, broken, slow-to-stop, slow-to-leave, slow-to-exit. It says "ready", then what the
+worker hears.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def test_a_second_signal_ends_it_at_once(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize(("kind", "code"), [("slow-to-stop", 1), ("slow-to-leave", 0), ("slow-to-exit", 0)])
 def test_a_stop_that_takes_too_long_is_ended(kind: str, code: int) -> None:
-    """It is a failure when something was not made durable, and none when only Kafka could not be left in time, or a thread still hangs
-    in a connection after the event loop has ended."""
+    """It is a failure when something was not made durable, and none when only Kafka could not be left in time, or when
+    a thread still hangs in a connection after the event loop has ended."""
     with guarded(kind) as process:
         process.send(signal.SIGTERM)
         assert process.end() == code

@@ -47,8 +47,11 @@ _TROUBLED_S: Final = 15.0
 _POLL_S: Final = 0.03
 #: Of so many news one is put off.
 _BUSY: Final = 5
-#: Longer than the idle grace and the worker's looks at it together.
+#: Longer than the idle grace and the worker's looks at it together, on a machine that is not busy.
 _QUIET_S: Final = 1.8
+#: On one that is, or with a leader that is found late, so many looks at the zones say that time has passed.
+_LOOKS: Final = 4
+_LOOKED: Final = "streams/worker.py | Worker._watch | await whole(self._look_at_zones()) | after"
 #: Within this the records that come just before SIGTERM are fetched, processed or flushed, as it happens.
 _LATEST_TERM_S: Final = 0.25
 
@@ -315,8 +318,12 @@ class Lane:
         caught_up = self._wait(life, process, self.is_caught_up, "it had caught up")
         if caught_up and course is not Course.CAUGHT_UP:
             self._enter(life, folder, Phase.QUIET)
-            over = time.monotonic() + _QUIET_S
-            self._wait(life, process, lambda: time.monotonic() > over, "the quiet was over")
+            over, looks = time.monotonic() + _QUIET_S, self._looks(folder) + _LOOKS
+
+            def is_over() -> bool:
+                return time.monotonic() > over and (life.is_troubled or self._looks(folder) >= looks)
+
+            self._wait(life, process, is_over, "the quiet was over")
         if caught_up and course is Course.WHOLE:
             self.send()
             time.sleep(self._random.random() * _LATEST_TERM_S)
@@ -324,6 +331,10 @@ class Lane:
             self._enter(life, folder, Phase.END)
             process.terminate()
         self._wait(life, process, lambda: False, "it had ended")
+
+    def _looks(self, folder: Path) -> int:
+        """How often the worker has looked at the zones."""
+        return _trace(folder).hits[_LOOKED]
 
     def _enter(self, life: Life, folder: Path, phase: Phase) -> None:
         life.marks[phase] = len(_trace(folder).steps)

@@ -201,7 +201,7 @@ class Sweep:
         return chain
 
     def _live(self, lane: Lane, job: Job, course: Course, chain: Sequence[Job] = ()) -> Life:
-        life = lane.live(course, job.kill, job.phase, job.trouble)
+        life = lane.live(course, job.kill, Phase.BACKLOG if job.whenever else job.phase, job.trouble)
         after = chain[-1].kill if chain and life.began is Began.CRASHED else None
         self.report.work.note(life, after=after, trouble=job.trouble)
         with self._lock:

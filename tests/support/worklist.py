@@ -25,7 +25,7 @@ class Job:
     """A life to be led: what it begins with, which step fails, and where it is killed, in which phase.
 
     `after` is the kill that it must be the restart from, `position` where in a life the step was seen, `first` whether
-    nothing else kills at this step.
+    nothing else kills at this step, `whenever` whether the kill may also come before that phase.
     """
 
     began: Began
@@ -36,6 +36,7 @@ class Job:
     position: int = 0
     tries: int = 0
     first: bool = True
+    whenever: bool = False
 
     def __str__(self) -> str:
         if self.kill is None:
@@ -129,7 +130,13 @@ class Worklist:
                 self._push(replace(job, kill=kill, first=False), rng)
         site = self._sites.get(site_of(step))
         may_fail = site is not None and (site.kind == "effect" or (site.kind == "await" and site.catches))
-        if may_fail and " | before" in step and job.began is Began.CLEAN and self._is_unknown(site_of(step), "fails"):
+        if (
+            may_fail
+            and " | before" in step
+            and job.began is Began.CLEAN
+            and self._is_unknown(site_of(step), "fails")
+            and random.Random(f"{self._seed}|{step}|fails").random() < self._sample
+        ):
             self._push(replace(job, kill=None, trouble=step, first=False), rng)
         again = job.phase is Phase.END or (job.phase is Phase.BACKLOG and hits > 2)
         plain = job.began in (Began.CLEAN, Began.CRASHED) and not job.trouble
@@ -172,7 +179,9 @@ class Worklist:
                 self.done[job.kill.step] += 1
             elif job.kill is not None and job.tries + 1 < _TRIES and (job.first or job.tries < 2):
                 kill = replace(job.kill, hit=max(1, job.kill.hit // 2))
-                self._push(replace(job, kill=kill, tries=job.tries + 1), random.Random(f"{self._seed}|{job}"))
+                # What came late in a life, on a busy machine, may come early in every other.
+                again = replace(job, kill=kill, tries=job.tries + 1, whenever=job.tries >= _TRIES // 2)
+                self._push(again, random.Random(f"{self._seed}|{job}"))
             elif job.kill is not None and job.first:
                 self.missed.append(job)
             self._changed.notify_all()

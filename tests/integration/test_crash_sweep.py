@@ -1,0 +1,63 @@
+"""Nothing lost, nothing counted twice: a worker killed with SIGKILL at the steps that it takes.
+
+The steps are discovered (tests/support/steps.py), the lives and the kills are led by tests/support/sweep.py on real
+Kafka, and what must hold is written in tests/support/oracles.py. All steps take longer than a check of a change may:
+`make sweep` (VIGIE_SWEEP=all) kills at every one, and otherwise at a part of them that the seed draws.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.kafka import kafka_available
+from tests.support.sweep import Sweep
+
+pytestmark = [pytest.mark.integration, pytest.mark.kafka, pytest.mark.alone]
+
+#: Another seed draws other records, other later hits, and other delays.
+_SEED: Final = int(os.environ.get("VIGIE_SWEEP_SEED", "3"))
+_ALL: Final = os.environ.get("VIGIE_SWEEP") == "all"
+#: Lives spend half of their time waiting: for a fetch, for time to pass.
+_LANES: Final = 3
+#: Of the steps reached, about 300.
+_SAMPLE: Final = 0.03
+#: All steps take most of an hour on two cores, the sample some three minutes.
+_PATIENCE_S: Final = 7_200 if _ALL else 900
+
+
+@pytest.fixture
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Writes a line that is shown also when the test succeeds."""
+    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+    return lambda line: terminal.write_line(line)
+
+
+@pytest.mark.timeout(_PATIENCE_S)
+def test_killed_at_its_steps(tmp_path: Path, say: Callable[[str], None]) -> None:
+    """Wherever a worker is killed, its successor goes on, and every oracle holds: at rest, caught up, and against a
+    worker that nobody disturbed."""
+    reason = kafka_available()
+    if reason is not None:
+        if os.environ.get("VIGIE_REQUIRE_KAFKA") == "1":
+            pytest.fail(f"VIGIE_REQUIRE_KAFKA=1, but {reason}")
+        pytest.skip(reason)
+    if _ALL:
+        report = Sweep(tmp_path, seed=_SEED, lanes=_LANES).run()
+    else:
+        report = Sweep(tmp_path, seed=_SEED, lanes=_LANES, share=0.0, sample=_SAMPLE).run()
+    say("")
+    for line in report.lines():
+        say(line)
+    assert [fault for violation in report.violations for fault in violation.faults] == []
+    assert set(report.work.done) <= report.work.reached
+    assert len(report.work.reached) > 200, "so few steps are no loop: look at how they are found"
+    if _ALL:
+        assert report.faults == []
+        assert set(report.work.done) == report.work.reached
+    else:
+        assert report.kills > 5
