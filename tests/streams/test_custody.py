@@ -129,7 +129,7 @@ def test_a_drain_ends_at_its_deadline(world: World) -> None:
         await asyncio.sleep(0.05)
         assert away.attempts == attempts > 0
 
-    lived(world, story, drain_timeout_s=0.05, retry_budget_s=60)
+    lived(world, story, drain_timeout_s=0.5, retry_budget_s=60)
     assert world.committed == {}
 
 

@@ -2,6 +2,8 @@
 
 A *world* is a consumer group and a ClickHouse directory; a new one reads the same log from its beginning. A *life* is
 one worker process: it works off what is waiting, is left alone for a moment, gets more records, and SIGTERM among them.
+
+Longer than 400 lines because worlds, lives and what must hold of them are one state.
 """
 
 from __future__ import annotations
