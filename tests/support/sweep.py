@@ -190,6 +190,9 @@ class Sweep:
             # Who loses the snapshots while a crash waits to be mended loses what only they knew: that is no promise.
             self._settle(lane, chain)
             chain = []
+        if job.began in _REBUILT and lane.began is Began.NEW:
+            # A lane that has led no life yet has nothing to lose.
+            self._settle(lane, [])
         if job.began is Began.LOST:
             lane.lose_snapshots()
         elif job.began is Began.UPGRADED:
