@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+# It tells Polars to work in one thread, which has to come first. Frames of tests are small: more would only wait.
+import streams.settings  # noqa: F401
+
+# isort: split
 import pytest
 
 from sinks.clickhouse import Sink, connect, migrate
