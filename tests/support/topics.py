@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
-from confluent_kafka import Consumer, ConsumerGroupState, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
@@ -13,6 +14,8 @@ from schemas.codec import decode_values
 from schemas.contracts import ALERT_TOPIC, DEAD_LETTER_TOPIC, RAW_TOPICS, contract
 from schemas.writers import own_writers
 from tests.support.oracles import Place
+
+T = TypeVar("T")
 
 _PATIENCE_S: Final = 30.0
 
@@ -43,9 +46,12 @@ class Topics:
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked = {place: latest for topic in topics for place in self._places[topic]}
         # Not the consumer: on its connection the question would wait for its fetches.
-        answers = self._admin.list_offsets(asked, request_timeout=_PATIENCE_S)
-        ends = {(p.topic, p.partition): answer.result(timeout=_PATIENCE_S).offset for p, answer in answers.items()}
-        return {place: end for place, end in ends.items() if end}
+
+        def ask() -> dict[Place, int]:
+            answers = self._admin.list_offsets(asked, request_timeout=_PATIENCE_S)
+            return {(p.topic, p.partition): answer.result(timeout=_PATIENCE_S).offset for p, answer in answers.items()}
+
+        return {place: end for place, end in answered(ask).items() if end}
 
     def forget(self) -> None:
         """Delete everything in the raw topics, as retention would: they begin at a later offset from now on."""
@@ -56,8 +62,12 @@ class Topics:
 
     def committed(self, group: str, *topics: str) -> dict[Place, int]:
         """What a group has committed on the topics: the next offset to read, where that is above zero."""
-        (answer,) = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
-        found = answer.result(timeout=_PATIENCE_S).topic_partitions
+
+        def ask() -> Any:
+            (answer,) = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
+            return answer.result(timeout=_PATIENCE_S).topic_partitions
+
+        found = answered(ask)
         return {(str(p.topic), int(p.partition)): int(p.offset) for p in found if p.offset > 0 and p.topic in topics}
 
     def members(self, group: str) -> int:
@@ -88,6 +98,18 @@ class Topics:
                 if message.error() is None:
                     self._read[str(message.topic())].append(message)
         return self._read[topic]
+
+
+def answered(ask: Callable[[], T]) -> T:
+    """The answer of a broker, asked again while it has to find itself first, as it has where it got no processor."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except KafkaException:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def _position(letter: KafkaMessage) -> tuple[str, int, int]:
