@@ -92,7 +92,15 @@ class Sweep:
     """A sweep over one code and seed, in so many lanes at a time."""
 
     def __init__(
-        self, folder: Path, *, seed: int, lanes: int, share: float = 0.1, only: str = "", sample: float = 1.0
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        lanes: int,
+        share: float = 0.1,
+        only: str = "",
+        sample: float = 1.0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self._make: type[Lane] = Lane
         self._folder = folder
@@ -101,7 +109,7 @@ class Sweep:
         self._lock = threading.Lock()
         self._log = logging.getLogger("sweep")
         found = [site for path in watched_files() for site in sites(path)]
-        self.report = Report(found, Worklist(found, seed=seed, share=share, only=only, sample=sample))
+        self.report = Report(found, Worklist(found, seed=seed, share=share, only=only, sample=sample, part=part))
 
     @classmethod
     def of_pairs(cls, folder: Path, *, seed: int, lanes: int, sample: float, only: str = "") -> Sweep:

@@ -145,3 +145,18 @@ def test_a_stop_ends_every_lane() -> None:
     work.stop()
     assert work.take(new=True) is None
     assert len(work) == 1
+
+
+def test_parts_are_all_steps_and_none_twice() -> None:
+    """Each step is killed at in exactly one part, whichever life reaches it."""
+    steps = [before(site(f"step_{number}()")) for number in range(40)]
+    found: list[str] = []
+    for number in range(4):
+        work = Worklist([], seed=1, share=0.0, part=(number, 4))
+        work.note(life(Began.CLEAN, steps))
+        work.open()
+        killed = [job.kill.step for job in taken(work) if job.kill]
+        assert 2 < len(killed) < 20
+        assert all(map(work.is_mine, killed))
+        found += killed
+    assert sorted(found) == sorted(steps)

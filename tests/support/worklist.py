@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Final
+from zlib import crc32
 
 from tests.support.lane import PHASES, Began, Life, Phase
 from tests.support.stepped import Kill
@@ -53,7 +54,8 @@ class Worklist:
     Besides, effects that change something get one in their midst; steps around which an error is expected get a life
     in which they raise it; and `share` of the steps that are reached again and again, or while a worker drains, get
     another kill there. `only` takes none but the steps whose name holds that text. With `phase`, `sample` of the steps
-    that are reached in that phase of a life are killed at there, and nothing else is done.
+    that are reached in that phase of a life are killed at there, and nothing else is done. `part` (i, n) takes the i-th
+    of n parts of all steps: the parts together are all of them.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Worklist:
         only: str = "",
         phase: Phase | None = None,
         sample: float = 1.0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.reached: set[str] = set()
         self.imported: set[str] = set()
@@ -76,6 +79,7 @@ class Worklist:
         self._only = only
         self._phase = phase
         self._sample = sample
+        self._part = part
         self._known: set[tuple[str, str]] = set()
         self._waiting: dict[str, Job] = {}
         self._new: list[Job] = []
@@ -114,7 +118,14 @@ class Worklist:
                 self._plan(step, 1, job)
             self._changed.notify_all()
 
+    def is_mine(self, step: str) -> bool:
+        """Whether a step is in this part."""
+        number, count = self._part
+        return crc32(step.encode()) % count == number
+
     def _plan(self, step: str, hits: int, job: Job) -> None:
+        if not self.is_mine(step):
+            return
         rng = random.Random(f"{self._seed}|{step}|{job.phase}")
         assert job.kill is not None
         if self._phase is not None:
