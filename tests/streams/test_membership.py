@@ -1,0 +1,82 @@
+"""An error while a group is joined, on real Kafka: nobody asks for it, as Faust never does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer import consumer
+from aiokafka.errors import GroupAuthorizationFailedError, UnknownError
+
+from streams.membership import Coordinator, rejoin_after_errors
+from tests.support.kafka import Kafka, kafka_available, real_kafka
+
+pytestmark = [pytest.mark.integration, pytest.mark.kafka]
+
+_PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[Kafka]:
+    reason = kafka_available()
+    if reason is not None:
+        if os.environ.get("VIGIE_REQUIRE_KAFKA") == "1":
+            pytest.fail(f"VIGIE_REQUIRE_KAFKA=1, but {reason}")
+        pytest.skip(reason)
+    with real_kafka(partitions_default=2) as running:
+        running.create_topic("readings", partitions=2)
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def rejoining(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "GroupCoordinator", consumer.GroupCoordinator)
+    monkeypatch.setattr("streams.membership._PAUSE_S", 0.05)
+    rejoin_after_errors()
+
+
+@pytest.mark.parametrize("error", [UnknownError("made by a test"), GroupAuthorizationFailedError("made by a test")])
+def test_it_joins_again(kafka: Kafka, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Whatever the error was, and however often it comes, the partitions are ours once it comes no more."""
+    join, failed = Coordinator.ensure_active_group, 0
+
+    async def failing(self: Any, *args: Any) -> Any:
+        nonlocal failed
+        if failed < 3:
+            failed += 1
+            raise error
+        return await join(self, *args)
+
+    monkeypatch.setattr(Coordinator, "ensure_active_group", failing)
+
+    async def story() -> None:
+        member = AIOKafkaConsumer("readings", bootstrap_servers=kafka.bootstrap, group_id=f"g-{type(error).__name__}")
+        await asyncio.wait_for(member.start(), _PATIENCE_S)
+        assert {place.partition for place in member.assignment()} == {0, 1}
+        await asyncio.wait_for(member.stop(), _PATIENCE_S)
+
+    asyncio.run(story())
+    assert failed == 3
+
+
+def test_it_ends_in_the_midst_of_errors(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is told to stop does not wait for the group."""
+
+    async def failing(self: Any, *args: Any) -> Any:
+        raise UnknownError("made by a test")
+
+    monkeypatch.setattr(Coordinator, "ensure_active_group", failing)
+    monkeypatch.setattr("streams.membership._PAUSE_S", 1_000)
+
+    async def story() -> None:
+        member = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id="ends")
+        await member.start()
+        member.subscribe(["readings"])
+        await asyncio.sleep(0.1)
+        await asyncio.wait_for(member.stop(), _PATIENCE_S)
+
+    asyncio.run(story())
