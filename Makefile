@@ -62,7 +62,7 @@ demo: setup ## supervise a simulated city, all in one process; DEMO="--for 60s -
 
 test: setup ## run every test; those on real Kafka need Java 17 and Maven; TEST="-k locate" runs some, one by one
 ifeq ($(TEST),)
-	@$(BIN)/python -m pytest --numprocesses=$(LANES) --dist=worksteal -m 'not alone' --durations=25
+	@$(BIN)/python -m pytest --numprocesses=$(LANES) --dist=loadfile --no-loadscope-reorder -m 'not alone' --durations=25
 	@$(BIN)/python -m pytest -m alone --durations=5
 else
 	@$(BIN)/python -m pytest --durations=10 $(TEST)

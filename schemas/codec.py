@@ -18,6 +18,8 @@ from itertools import chain, groupby
 from typing import Any, Final, Protocol
 
 import fastavro
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
@@ -76,16 +78,19 @@ def decode(contract: Contract, batch: Batch, writers: Lookup, most_bytes: int = 
     """
     found = _Found(contract, writers, most_bytes)
     row = 0
-    waiting: list[tuple[int, Block]] = []
+    blocks: list[tuple[int, Block]] = []
+    rows: list[int] = []
+    values: list[bytes | None] = []
+    # What is alike is decoded together wherever it stands: a decoding costs as much as some hundred records.
     for piece in batch.pieces:
         if isinstance(piece, Block):
-            waiting.append((row, piece))
+            blocks.append((row, piece))
         else:
-            found.blocks(waiting)
-            waiting = []
-            found.values(row, piece.values)
+            rows += range(row, row + len(piece))
+            values += piece.values
         row += len(piece)
-    found.blocks(waiting)
+    found.blocks(blocks)
+    found.values(rows, values)
     return found.decoded()
 
 
@@ -94,7 +99,7 @@ def decode_values(
 ) -> Decoded:
     """The same for values that stand alone."""
     found = _Found(contract, writers, most_bytes)
-    found.values(0, values)
+    found.values(range(len(values)), values)
     return found.decoded()
 
 
@@ -121,7 +126,7 @@ class _Found:
         return Decoded(frame, pl.DataFrame(bad, schema=REJECT_SCHEMA, orient="row"))
 
     def blocks(self, numbered: Sequence[tuple[int, Block]]) -> None:
-        """Decode blocks that follow one another; with each the row of its first record."""
+        """Decode blocks; with each the row of its first record."""
         alike = groupby(((row, block, form_of(block)) for row, block in numbered), key=lambda one: one[2])
         for form, group in alike:
             run = [(row, block) for row, block, _ in group]
@@ -137,45 +142,49 @@ class _Found:
         frame = read(writer, form, [block for _, block in run], self._most_bytes)
         if frame is None:
             return False
-        first = run[0][0]
-        rows = pl.int_range(first, first + len(frame), dtype=pl.UInt32, eager=True)
-        self._frames.append(_adapted(writer, rows, frame))
+        self._frames.append(_adapted(writer, pl.Series(np.concatenate(_rows_of(run))), frame))
         return True
 
     def _apart(self, run: Sequence[tuple[int, Block]]) -> None:
-        self.values(run[0][0], [value for _, block in run for value in block.rows.values])
+        self.values(np.concatenate(_rows_of(run)).tolist(), [value for _, block in run for value in block.rows.values])
 
-    def values(self, first: int, values: Sequence[bytes | None]) -> None:
-        """Decode values one after the other; `first` is the row of the first."""
-        for prefix, (rows, bodies) in self._grouped(first, values).items():
+    def values(self, rows: Sequence[int], values: Sequence[bytes | None]) -> None:
+        """Decode values one after the other; `rows` says where in the batch they stand."""
+        for prefix, (found, bodies) in self._grouped(rows, values).items():
             writer = self._writers.get(prefix)
             if writer is None:
                 why = f"schema {prefix.hex()} is not known here"
-                self._bad += ((row, Reason.UNKNOWN_SCHEMA, why) for row in rows)
+                self._bad += ((row, Reason.UNKNOWN_SCHEMA, why) for row in found)
                 continue
-            pieces, bad_rows = _decode_bodies(writer, rows, bodies)
+            pieces, bad_rows = _decode_bodies(writer, found, bodies)
             self._frames += pieces
             self._bad += ((row, Reason.DECODE, f"not a {self._contract.name}") for row in bad_rows)
 
-    def _grouped(self, first: int, values: Sequence[bytes | None]) -> Mapping[bytes, tuple[Sequence[int], list[bytes]]]:
+    def _grouped(
+        self, rows: Sequence[int], values: Sequence[bytes | None]
+    ) -> Mapping[bytes, tuple[Sequence[int], list[bytes]]]:
         """Rows and bodies by framing; what has none is bad."""
         sizes = [0 if value is None else len(value) for value in values]
         heads = {value[:10] for value in values if value}
         if len(heads) == 1 and min(sizes) and max(sizes) <= self._most_bytes and (only := prefix_of(heads.pop())):
             cut = len(only)
-            return {only: (range(first, first + len(values)), [value[cut:] for value in values if value])}
+            return {only: (rows, [value[cut:] for value in values if value])}
         groups: dict[bytes, tuple[list[int], list[bytes]]] = {}
-        for row, (value, size) in enumerate(zip(values, sizes, strict=True), first):
+        for row, value, size in zip(rows, values, sizes, strict=True):
             prefix = prefix_of(value) if value else None
             if size > self._most_bytes:
                 self._bad.append((row, Reason.TOO_LARGE, f"larger than {self._most_bytes} bytes"))
             elif value is None or prefix is None:
                 self._bad.append((row, Reason.DECODE, "no value" if not value else "no known framing"))
             else:
-                rows, bodies = groups.setdefault(prefix, ([], []))
-                rows.append(row)
+                known, bodies = groups.setdefault(prefix, ([], []))
+                known.append(row)
                 bodies.append(value[len(prefix) :])
         return groups
+
+
+def _rows_of(run: Sequence[tuple[int, Block]]) -> list[npt.NDArray[np.uint32]]:
+    return [np.arange(row, row + len(block), dtype=np.uint32) for row, block in run]
 
 
 def _gathered(run: Sequence[tuple[int, Block]]) -> Iterator[Sequence[tuple[int, Block]]]:

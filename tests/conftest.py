@@ -29,3 +29,8 @@ def clickhouse(_engine: Sink) -> Sink:
         if table != "migrations":
             _engine.client.command(f"TRUNCATE TABLE {table}")
     return _engine
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start servers come first: where several run at a time, the quick ones fill what is left."""
+    items.sort(key=lambda item: item.get_closest_marker("integration") is None)

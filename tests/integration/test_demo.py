@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 #: Simulated kinds of dirt that are stored with the place they meant.
 _SWAPPED: Final = ("swapped_report", "swapped_asset")
 #: A demo that is told to end stores what is under way and is gone within this.
-_SOON_S: Final = 10.0
+_SOON_S: Final = 30.0
 
 
 def account(path: Path) -> dict[str, Any]:
