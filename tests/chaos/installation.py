@@ -29,7 +29,7 @@ from tests.support.receiver import WebhookReceiver
 PARTITIONS: Final = 3
 #: A worker has so long to finish what is begun, and this much more to end.
 DRAIN_S: Final = 8.0
-END_S: Final = 8.0
+END_S: Final = 6.0
 #: A worker that is not heard of for so long has lost its partitions.
 SESSION_S: Final = 6.0
 _SECRET: Final = "whsec_" + base64.b64encode(bytes(range(32))).decode()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 #: Simulated kinds of dirt that are stored with the place they meant.
 _SWAPPED: Final = ("swapped_report", "swapped_asset")
 #: A demo that is told to end stores what is under way and is gone within this.
-_SOON_S: Final = 30.0
+_SOON_S: Final = 10.0
 
 
 def account(path: Path) -> dict[str, Any]:
@@ -65,6 +65,7 @@ def test_the_account_of_a_demo(seed: int, tmp_path: Path) -> None:
     assert_nothing_left(tmp_path / "run")
 
 
+@pytest.mark.alone
 def test_interrupted(tmp_path: Path) -> None:
     """Ctrl-C ends a demo within seconds, with exit code 0 and an account of what was published until then.
 

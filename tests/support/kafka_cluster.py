@@ -119,7 +119,7 @@ class Cluster:
                 found = missing()
                 if not found:
                     return
-                reason = f"{len(found)} missing or behind: {', '.join(found[:10])}"
+                reason = f"{len(found)} missing or behind: {', '.join(found)}"
             if time.monotonic() > deadline:
                 raise KafkaError(f"the cluster is not whole after {seconds:.0f} s: {reason}\n{self.tail()}")
             time.sleep(_POLL_S)

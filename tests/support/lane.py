@@ -44,7 +44,7 @@ _PARTITIONS: Final = 2
 #: When records were sent that Kafka does not have any more: long before the others.
 _BEFORE_MS: Final = 1_700_000_000_000
 #: A worker takes two to three seconds on a quiet machine.
-_PATIENCE_S: Final = 120.0
+_PATIENCE_S: Final = 60.0
 _TROUBLED_S: Final = 15.0
 _POLL_S: Final = 0.03
 #: Of so many news one is put off.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import importlib
+import signal
 import subprocess
 import sys
 import threading
@@ -19,8 +20,11 @@ from typing import Any, Final
 import pytest
 
 from streams.broker import BrokerError
+from streams.territory.files import versioned, write
 from tests.support.excuses import excuse
-from tests.support.stepped import IMPORTED, Kill, read, recorder
+from tests.support.load import territory
+from tests.support.pipeline import broker_in_process, environment
+from tests.support.stepped import IMPORTED, Kill, Trace, read, recorder
 from tests.support.steps import ROOT, Site, label_of, names, rewritten, site_of, sites, step, watched_files
 
 _LOOP: Final = "streams/sample.py"
@@ -313,6 +317,43 @@ def test_a_line_cut_short_does_not_count() -> None:
     """The kill can come in the midst of another thread's line."""
     trace = read(["a\n", f"{IMPORTED}streams.worker\n", "b\n", "hal"])
     assert (trace.steps, trace.imported) == (["a", "b"], {"streams.worker"})
+
+
+@pytest.mark.integration
+def test_the_real_command_is_stepped(tmp_path: Path) -> None:
+    """The runner runs the real worker to its end as if it were not there; and kills it where it is told to."""
+    folder = tmp_path / "territory"
+    write(versioned(territory()), folder)
+    with broker_in_process() as bootstrap:
+        settings = {
+            "kafka_bootstrap": bootstrap,
+            "clickhouse_url": f"chdb://{tmp_path / 'clickhouse'}",
+            "territories": folder,
+        }
+
+        def worker(trace: Path, *kill: str) -> int:
+            runner = [sys.executable, "-m", "tests.support.stepped", "--record", str(trace), *kill]
+            command = [*runner, "--", "worker", "--until-caught-up"]
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment(settings), capture_output=True, check=False, timeout=60
+            )
+            assert not done.returncode or kill, done.stderr
+            return done.returncode
+
+        worker(tmp_path / "plain")
+        plain = trace_of(tmp_path / "plain")
+        assert "streams.worker" in plain.imported
+        # Where the tables are known already, so that both lives get there.
+        chosen = next(name for name in plain.hits if "app.start()" in name and "| after" in name)
+        assert worker(tmp_path / "killed", *Kill(chosen).arguments) == -signal.SIGKILL
+    killed = trace_of(tmp_path / "killed")
+    assert killed.steps[-1] == chosen
+    assert killed.hits[chosen] == 1
+
+
+def trace_of(file: Path) -> Trace:
+    with file.open() as lines:
+        return read(lines)
 
 
 # --- what need not be reached

@@ -191,7 +191,7 @@ class Worklist:
             elif job.kill is not None and job.tries + 1 < _TRIES and (job.first or job.tries < 2):
                 kill = replace(job.kill, hit=max(1, job.kill.hit // 2))
                 # What came late in a life, on a busy machine, may come early in every other.
-                again = replace(job, kill=kill, tries=job.tries + 1, whenever=job.tries % 2 == 0)
+                again = replace(job, kill=kill, tries=job.tries + 1, whenever=job.first and job.tries % 2 == 0)
                 self._push(again, random.Random(f"{self._seed}|{job}"))
             elif job.kill is not None and job.first:
                 self.missed.append(job)
