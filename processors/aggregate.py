@@ -2,8 +2,7 @@
 
 Every number is a whole count of steps of the metric's resolution, so totals are sums of integers: exact, and the same
 whatever the order of the events or the cut of the batches. The accumulators of a chunk are one frame keyed by one
-packed integer (minute, zone, kind), with seven columns a field; a batch adds a small frame to a list, and
-`take_changed` merges the list.
+packed integer (minute, zone, metric); a batch adds a small frame to a list, and `take_changed` merges the list.
 """
 
 from __future__ import annotations
@@ -46,29 +45,41 @@ WINDOW_SCHEMA: Final[dict[str, pl.DataType]] = {
     "last_at": pl.Datetime("ms", "UTC"),
 }
 
-# The packed key, from the low end: kind 17 bits, zone 20 bits, minute since 1970 26 bits (to the year 2097). Anybody
-# may report under any service code: 17 bits hold a chunk of 65 536 reports, no two alike.
-_KIND_BITS: Final = 17
+# The packed key, from the low end: metric 17 bits, zone 20 bits, minute since 1970 26 bits (to the year 2097). Anybody
+# may report under any service code, and each has two metrics: 17 bits hold a chunk of 65 536 reports, no two alike.
+_METRIC_BITS: Final = 17
 _ZONE_BITS: Final = 20
 # The packed last value: steps offset to be positive in 40 bits, milliseconds into the window above them.
 _LAST_BITS: Final = 40
 _LAST_ZERO: Final = 1 << (_LAST_BITS - 1)
 
+_MERGE: Final = (
+    pl.col("count").sum(),
+    pl.col("late").sum(),
+    pl.col("sum").sum(),
+    pl.col("sum_squares").sum(),
+    pl.col("minimum").min(),
+    pl.col("maximum").max(),
+    pl.col("last").max(),
+)
+
 
 class Codes:
-    """Small numbers for the zones and kinds of one chunk. Never stored."""
+    """Small numbers for the zones and metrics of one chunk. Never stored."""
 
     def __init__(self, sets: ZoneSets) -> None:
         self.sets = sets
         self.zones: dict[tuple[str, str, str], int] = {}
-        self.kinds: dict[str, int] = {}
+        self.metrics: dict[str, int] = {}
+        self.resolutions: dict[str, float] = {}
         self._of_set: list[tuple[int, int]] = []
         self._expanded = 0
 
-    def kind(self, name: str) -> int:
-        found = self.kinds.setdefault(name, len(self.kinds))
-        if found >> _KIND_BITS:
-            raise ValueError(f"more than {1 << _KIND_BITS} kinds: {name} has no number left")
+    def metric(self, name: str, resolution: float) -> int:
+        found = self.metrics.setdefault(name, len(self.metrics))
+        if found >> _METRIC_BITS:
+            raise ValueError(f"more than {1 << _METRIC_BITS} metrics: {name} has no number left")
+        self.resolutions[name] = resolution
         return found
 
     def zones_of_sets(self) -> pl.DataFrame:
@@ -85,11 +96,10 @@ class Codes:
 
 
 class Windows:
-    """The accumulators of one open chunk. Owned by one partition, so of one domain."""
+    """The accumulators of one open chunk. Owned by one partition."""
 
     def __init__(self, codes: Codes) -> None:
         self._codes = codes
-        self._plan: _Plan | None = None
         self._all: pl.DataFrame | None = None
         self._pending: list[pl.DataFrame] = []
 
@@ -97,12 +107,18 @@ class Windows:
         """Add stored events: `observed_at`, `zone_set`, `kind`, `late`, `failed` and the contract's fields."""
         if frame.is_empty():
             return
-        plan = self._plan = _plan(contract, domain)
-        totals = frame.select(plan.columns).group_by("_minute", "zone_set", "kind").agg(plan.totals)
-        kinds = totals["kind"].unique().to_list()
-        numbers = [self._codes.kind(kind) for kind in kinds]
-        coded = totals["kind"].replace_strict(kinds, numbers, return_dtype=pl.Int64)
-        self._pending.append(totals.drop("kind").with_columns(coded.alias("_kind")))
+        plan = _plan(contract, domain)
+        long = (
+            frame.select(plan.columns)
+            .unpivot(index=["_minute", "zone_set", "kind", "_when", "late"], variable_name="_field")
+            .drop_nulls("value")
+            .group_by("_minute", "zone_set", "kind", "_field")
+            .agg(_TOTALS)
+        )
+        pairs = long.select("kind", "_field").unique()
+        numbers = [self._codes.metric(f"{kind}.{field}", plan.resolutions[field]) for kind, field in pairs.iter_rows()]
+        coded = pairs.with_columns(pl.Series("_metric", numbers, dtype=pl.Int64))
+        self._pending.append(long.join(coded, on=["kind", "_field"]).drop("kind", "_field"))
 
     @property
     def has_changed(self) -> bool:
@@ -111,59 +127,66 @@ class Windows:
 
     def take_changed(self) -> pl.DataFrame:
         """Merge what was added since the last call; the window rows it changed, whole (WINDOW_SCHEMA)."""
-        plan = self._plan
-        if plan is None or not self._pending:
+        if not self._pending:
             return pl.DataFrame(schema=WINDOW_SCHEMA)
         fresh = pl.concat(self._pending).join(self._codes.zones_of_sets(), on="zone_set", how="inner")
         self._pending = []
-        key = _shifted(pl.col("_minute"), _ZONE_BITS + _KIND_BITS) + _shifted(pl.col("zone"), _KIND_BITS)
-        fresh = fresh.with_columns((key + pl.col("_kind")).alias("key")).group_by("key").agg(plan.merge)
-        changed = fresh
+        key = _shifted(pl.col("_minute"), _ZONE_BITS + _METRIC_BITS) + _shifted(pl.col("zone"), _METRIC_BITS)
+        fresh = fresh.with_columns((key + pl.col("_metric")).alias("key")).group_by("key").agg(*_MERGE)
         if self._all is None:
             self._all = fresh
-        else:
-            touched = self._all.join(fresh.select("key"), on="key", how="semi")
-            changed = pl.concat((touched, fresh)).group_by("key").agg(plan.merge)
-            self._all = pl.concat((self._all.join(fresh.select("key"), on="key", how="anti"), changed))
-        counts = fresh.select("key", *(f"count|{field}" for field in plan.rows))
-        return self._rows(plan, changed.sort("key"), counts.sort("key"))
+            return self._rows(fresh)
+        touched = self._all.join(fresh.select("key"), on="key", how="semi")
+        changed = pl.concat((touched, fresh)).group_by("key").agg(*_MERGE)
+        self._all = pl.concat((self._all.join(fresh.select("key"), on="key", how="anti"), changed))
+        return self._rows(changed)
 
-    def _rows(self, plan: _Plan, changed: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
-        """Rows of the fields that were added to, by their counts in `fresh`: the same keys in the same order."""
+    def _rows(self, packed: pl.DataFrame) -> pl.DataFrame:
         zones = pl.DataFrame(
             [(number, *names) for names, number in self._codes.zones.items()],
             schema={"zone": pl.Int64, "jurisdiction_id": pl.String, "layer": pl.String, "zone_code": pl.String},
             orient="row",
         )
         metrics = pl.DataFrame(
-            {"_kind": list(self._codes.kinds.values())}
-            | {f"metric|{field}": [f"{kind}.{field}" for kind in self._codes.kinds] for field in plan.rows},
-            schema_overrides={"_kind": pl.Int64},
+            [(number, name, self._codes.resolutions[name]) for name, number in self._codes.metrics.items()],
+            schema={"_metric": pl.Int64, "metric": pl.String, "resolution": pl.Float64},
+            orient="row",
         )
-        placed = (
-            changed.with_columns(
-                (_unshifted(pl.col("key"), _ZONE_BITS + _KIND_BITS) * _WINDOW_MS).alias("_start"),
-                (_unshifted(pl.col("key"), _KIND_BITS) % (1 << _ZONE_BITS)).alias("zone"),
-                (pl.col("key") % (1 << _KIND_BITS)).alias("_kind"),
+        start = _unshifted(pl.col("key"), _ZONE_BITS + _METRIC_BITS) * _WINDOW_MS
+        rows = packed.sort("key").with_columns(
+            start.alias("_start"),
+            (_unshifted(pl.col("key"), _METRIC_BITS) % (1 << _ZONE_BITS)).alias("zone"),
+            (pl.col("key") % (1 << _METRIC_BITS)).alias("_metric"),
+        )
+        last_at = pl.col("_start") + _unshifted(pl.col("last"), _LAST_BITS)
+        return (
+            rows.join(zones, on="zone", how="left", maintain_order="left")
+            .join(metrics, on="_metric", how="left", maintain_order="left")
+            .select(
+                pl.col("_start").cast(pl.Datetime("ms", "UTC")).alias("window_start"),
+                "jurisdiction_id",
+                "layer",
+                "zone_code",
+                "metric",
+                "resolution",
+                pl.col("count").cast(pl.UInt64),
+                pl.col("late").cast(pl.UInt64),
+                "sum",
+                "sum_squares",
+                "minimum",
+                "maximum",
+                (pl.col("last") % (1 << _LAST_BITS) - _LAST_ZERO).alias("last"),
+                last_at.cast(pl.Datetime("ms", "UTC")).alias("last_at"),
             )
-            .join(zones, on="zone", how="left", maintain_order="left")
-            .join(metrics, on="_kind", how="left", maintain_order="left")
         )
-        return pl.concat(placed.select(row).filter(fresh[f"count|{field}"] > 0) for field, row in plan.rows.items())
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """The expressions of one contract, built once.
-
-    `totals` give the accumulators `<name>|<field>` from `columns`, `merge` the same from such accumulators, `rows` the
-    columns of WINDOW_SCHEMA by field.
-    """
+    """The expressions of one contract, built once, and the resolution of each summed field."""
 
     columns: tuple[pl.Expr, ...]
-    totals: tuple[pl.Expr, ...]
-    merge: tuple[pl.Expr, ...]
-    rows: Mapping[str, tuple[pl.Expr, ...]]
+    resolutions: Mapping[str, float]
 
 
 @cache
@@ -177,62 +200,28 @@ def _plan(contract: Contract, domain: Domain) -> _Plan:
         values[field.name], resolutions[field.name] = _steps(usable(contract, field.name), field), field.resolution
     if domain == "report":
         values[RECEIVED], resolutions[RECEIVED] = pl.when(pl.col("status") == "received").then(nothing), 1.0
-    columns = (
-        (observed // _WINDOW_MS).alias("_minute"),
-        pl.col("zone_set"),
-        pl.col("kind"),
-        _shifted(observed % _WINDOW_MS, _LAST_BITS).alias("_when"),
-        pl.col("late"),
-        *(value.alias(name) for name, value in values.items()),
-    )
     return _Plan(
-        columns,
-        tuple(total for name in values for total in _totals(name)),
-        tuple(total for name in values for total in _merge(name)),
-        {name: _row(name, resolution) for name, resolution in resolutions.items()},
+        (
+            (observed // _WINDOW_MS).alias("_minute"),
+            pl.col("zone_set"),
+            pl.col("kind"),
+            _shifted(observed % _WINDOW_MS, _LAST_BITS).alias("_when"),
+            pl.col("late"),
+            *(value.alias(name) for name, value in values.items()),
+        ),
+        resolutions,
     )
 
 
-def _totals(field: str) -> tuple[pl.Expr, ...]:
-    """The accumulators of one field over events that have it."""
-    value = pl.col(field)
-    found = {
-        "count": value.count().cast(pl.Int64),
-        "late": (pl.col("late") & value.is_not_null()).sum().cast(pl.Int64),
-        "sum": value.sum(),
-        "sum_squares": (value * value).sum(),
-        "minimum": value.min(),
-        "maximum": value.max(),
-        "last": (pl.col("_when") + (value + _LAST_ZERO)).max(),
-    }
-    return tuple(total.alias(f"{name}|{field}") for name, total in found.items())
-
-
-def _merge(field: str) -> tuple[pl.Expr, ...]:
-    sums = ("count", "late", "sum", "sum_squares")
-    return (
-        *(pl.col(f"{name}|{field}").sum() for name in sums),
-        pl.col(f"minimum|{field}").min(),
-        pl.col(f"maximum|{field}").max(),
-        pl.col(f"last|{field}").max(),
-    )
-
-
-def _row(field: str, resolution: float) -> tuple[pl.Expr, ...]:
-    """The columns of WINDOW_SCHEMA for one field."""
-    last = pl.col(f"last|{field}")
-    return (
-        pl.col("_start").cast(pl.Datetime("ms", "UTC")).alias("window_start"),
-        pl.col("jurisdiction_id"),
-        pl.col("layer"),
-        pl.col("zone_code"),
-        pl.col(f"metric|{field}").alias("metric"),
-        pl.lit(resolution, dtype=pl.Float64).alias("resolution"),
-        *(pl.col(f"{name}|{field}").cast(pl.UInt64).alias(name) for name in ("count", "late")),
-        *(pl.col(f"{name}|{field}").alias(name) for name in ("sum", "sum_squares", "minimum", "maximum")),
-        (last % (1 << _LAST_BITS) - _LAST_ZERO).alias("last"),
-        (pl.col("_start") + _unshifted(last, _LAST_BITS)).cast(pl.Datetime("ms", "UTC")).alias("last_at"),
-    )
+_TOTALS: Final = (
+    pl.len().cast(pl.Int64).alias("count"),
+    pl.col("late").sum().cast(pl.Int64),
+    pl.col("value").sum().alias("sum"),
+    (pl.col("value") * pl.col("value")).sum().alias("sum_squares"),
+    pl.col("value").min().alias("minimum"),
+    pl.col("value").max().alias("maximum"),
+    (pl.col("_when") + (pl.col("value") + _LAST_ZERO)).max().alias("last"),
+)
 
 
 def _steps(value: pl.Expr, field: Field) -> pl.Expr:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,17 +12,14 @@ from processors.territory import Territory
 from streams.territory.files import versioned, write
 from streams.territory.synth import synthesize
 from tests.support.city import city
-from tests.support.kafka import Kafka, kafka_available, real_kafka
+from tests.support.kafka import Kafka, real_kafka
 from tests.support.load import territory as load_territory
+from tests.support.required import require_kafka
 
 
 @contextmanager
 def _kafka() -> Iterator[Kafka]:
-    reason = kafka_available()
-    if reason is not None:
-        if os.environ.get("VIGIE_REQUIRE_KAFKA") == "1":
-            pytest.fail(f"VIGIE_REQUIRE_KAFKA=1, but {reason}")
-        pytest.skip(reason)
+    require_kafka()
     with real_kafka(partitions_default=4) as running:
         yield running
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any, Final
 import pytest
 
 from tests.chaos.schedule import kinds
-from tests.support.kafka import kafka_available
 from tests.support.pipeline import ROOT
+from tests.support.required import require_kafka
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka, pytest.mark.alone]
 
@@ -25,11 +24,7 @@ _PATIENCE_S: Final = 1_200.0
 @pytest.mark.timeout(_PATIENCE_S + 60)
 def test_ninety_seconds_of_chaos(tmp_path: Path) -> None:
     """Whatever dies, every record is stored or rejected once, every window counts right, every alert is delivered."""
-    reason = kafka_available()
-    if reason is not None:
-        if os.environ.get("VIGIE_REQUIRE_KAFKA") == "1":
-            pytest.fail(f"VIGIE_REQUIRE_KAFKA=1, but {reason}")
-        pytest.skip(reason)
+    require_kafka()
     file = tmp_path / "summary.json"
     command = [sys.executable, "-m", "tests.chaos", "--for", "90s", "--seed", str(_SEED)]
     done = subprocess.run(

@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.kafka import kafka_available
+from tests.support.required import require_kafka
 from tests.support.sweep import Sweep
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka]
@@ -45,11 +45,7 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def test_killed_at_its_steps(number: int, tmp_path: Path, say: Callable[[str], None]) -> None:
     """Wherever a worker is killed, its successor goes on, and every oracle holds: at rest, caught up, and against a
     worker that nobody disturbed."""
-    reason = kafka_available()
-    if reason is not None:
-        if os.environ.get("VIGIE_REQUIRE_KAFKA") == "1":
-            pytest.fail(f"VIGIE_REQUIRE_KAFKA=1, but {reason}")
-        pytest.skip(reason)
+    require_kafka()
     if _ALL:
         report = Sweep(tmp_path, seed=_SEED, lanes=_LANES, part=(number, _PARTS)).run()
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,8 @@ from aiokafka.consumer import consumer
 from aiokafka.errors import GroupAuthorizationFailedError, UnknownError
 
 from streams.membership import Coordinator, rejoin_after_errors
-from tests.support.kafka import Kafka, kafka_available, real_kafka
+from tests.support.kafka import Kafka, real_kafka
+from tests.support.required import require_kafka
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka]
 
@@ -22,11 +22,7 @@ _PATIENCE_S = 60.0
 
 @pytest.fixture(scope="module")
 def kafka() -> Iterator[Kafka]:
-    reason = kafka_available()
-    if reason is not None:
-        if os.environ.get("VIGIE_REQUIRE_KAFKA") == "1":
-            pytest.fail(f"VIGIE_REQUIRE_KAFKA=1, but {reason}")
-        pytest.skip(reason)
+    require_kafka()
     with real_kafka(partitions_default=2) as running:
         running.create_topic("readings", partitions=2)
         yield running

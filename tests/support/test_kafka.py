@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from tests.support import kafka as harness
 from tests.support.kafka import Kafka, kafka_available, real_kafka
+from tests.support.required import require_kafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.integration]
 
@@ -26,11 +27,7 @@ LONG_AGO_MS = 1_000
 
 @pytest.fixture(scope="module")
 def kafka() -> Iterator[Kafka]:
-    reason = kafka_available()
-    if reason is not None:
-        if os.environ.get("VIGIE_REQUIRE_KAFKA") == "1":
-            pytest.fail(f"VIGIE_REQUIRE_KAFKA=1, but {reason}")
-        pytest.skip(reason)
+    require_kafka()
     with real_kafka(partitions_default=3) as running:
         yield running
 

@@ -12,20 +12,17 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from tests.support.kafka import KafkaError, kafka_available
+from tests.support.kafka import KafkaError
 from tests.support.kafka_cluster import Cluster, kafka_cluster
 from tests.support.pipeline import everything
+from tests.support.required import require_kafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.integration]
 
 
 @pytest.fixture(scope="module")
 def kafka() -> Iterator[Cluster]:
-    reason = kafka_available()
-    if reason is not None:
-        if os.environ.get("VIGIE_REQUIRE_KAFKA") == "1":
-            pytest.fail(f"VIGIE_REQUIRE_KAFKA=1, but {reason}")
-        pytest.skip(reason)
+    require_kafka()
     with kafka_cluster(brokers=3) as running:
         yield running
 
