@@ -196,7 +196,7 @@ class Demo:
         while not working.done():
             show(self)
             if monotonic_s() - asked_s > _ZONES_S:
-                self.zones = await worker.ask(lambda sink: busiest_zones(sink, self.territory.layers[0]))
+                self.zones = await worker.between_flushes(lambda sink: busiest_zones(sink, self.territory.layers[0]))
                 asked_s = monotonic_s()
             await asyncio.sleep(0.25)
             if worker.tally.records != seen:

@@ -9,6 +9,7 @@ Everything here blocks on Kafka and ClickHouse and may be ended by SIGKILL anywh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -72,6 +73,8 @@ class Recovery:
         self._log = logger("recovery")
         self.epochs: Mapping[str, str] = {}
         """Ids of the topics, as they were at the last recovery."""
+        self.partitions: Mapping[str, int] = {}
+        """How many partitions each topic had then, whoever has them."""
 
     def topics_have_changed(self) -> bool:
         """Whether a topic is no longer the one of the last recovery. Raises BrokerError."""
@@ -88,6 +91,7 @@ class Recovery:
         """
         self.epochs = broker.topic_ids(self._settings)
         bounds = broker.end_offsets(self._settings)
+        self.partitions = Counter(place.topic for place in bounds)
         if gone := sorted({place.topic for place in places} - set(self.epochs)):
             raise BrokerError(f"Kafka has no topic {', '.join(gone)} any more: run `vigie init`")
         origins = {p: Origin(p.topic, p.partition, self.epochs[p.topic]) for p in places}

@@ -22,7 +22,7 @@ from faust.types import TP, ConsumerMessage
 
 from schemas.records import Batch, Piece, Rows
 from streams.fetching import BlockAt, keep_blocks
-from streams.membership import rejoin_after_errors
+from streams.membership import take_places_again
 from streams.reading import Readings
 
 SCHEME: Final = "vigie"
@@ -130,7 +130,7 @@ class BatchConsumer(aiokafka.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         keep_blocks(self._keeper.wants_batches)
-        rejoin_after_errors()
+        take_places_again()
         self._mark = 0
         # A fetch that is under way while a partition is moved can have been answered before or after.
         self._fetching = asyncio.Lock()

@@ -105,7 +105,7 @@ class Worker:
         """Stop by itself once every partition is stored up to its offset (the next to read)."""
         self._ends = dict(ends)
 
-    async def ask(self, question: Callable[[Sink], Any]) -> Any:
+    async def between_flushes(self, question: Callable[[Sink], Any]) -> Any:
         """Put a question to ClickHouse between two flushes."""
         return await asyncio.get_running_loop().run_in_executor(self._blocking, question, self.sink)
 
@@ -343,7 +343,8 @@ class Worker:
 
     async def _look_at_zones(self) -> None:
         topic = RAW_TOPICS["report"]
-        partitions = self.app.consumer.topic_partitions(topic) or 0
+        # Faust's consumer knows only where its aiokafka leads the group, which is another office than Faust's leader.
+        partitions = self._recovery.partitions.get(topic, 0)
         sink, loop, serial = self.custody.flushing.sink, asyncio.get_running_loop(), self.custody.serial
         epoch = self._recovery.epochs.get(topic, "")
         try:

@@ -144,6 +144,12 @@ def terms(made: World) -> dict[tuple[str, int], tuple[str, int, int]]:
     return {(topic, partition): (owner, term, kafka) for topic, partition, owner, term, kafka in made.rows(_TERMS)}
 
 
+def zone_term(made: World) -> int:
+    """How often somebody has taken up the watch over the zones."""
+    ((term,),) = made.rows("SELECT max(term) FROM owners WHERE topic = ''")
+    return int(term)
+
+
 def holder(group: Group) -> str:
     """The name of the worker that was the last to take over the first partition of the sensors."""
     taken = {
@@ -211,7 +217,7 @@ def test_a_stale_owner_loses(group: Group, load_folder: Path, server: Gateway, t
 def test_a_name_kept_over_a_restart(group: Group) -> None:
     """With static membership a worker that is back within its session finds its partitions where it left them, and
     nobody else hands over anything."""
-    named = {"session_timeout_s": 60}
+    named = {"session_timeout_s": 60, "zone_watch_interval_s": 0.2}
     for name in ("a", "b"):
         group.begin(name, instance_id=name, **named)
     group.wait_for_members(2)
@@ -230,6 +236,13 @@ def test_a_name_kept_over_a_restart(group: Group) -> None:
         else:
             assert after[place] == (owner, term, kafka)
     assert {owner[0] for owner, _, _ in before.values()} == {"a", "b"}
+    zones = zone_term(group.made)
+    for name in ("a", "b"):
+        stopped(group.workers[name])
+        group.begin(name, instance_id=name, **named)
+        group.wait_for_progress()
+    # One of them looks after the zones; Kafka tells both that somebody else leads the group.
+    wait_for(lambda: zone_term(group.made) > zones > 0, "somebody looked at the zones again")
     group.end()
 
 

@@ -31,7 +31,7 @@ from streams.broker import leader_topic
 from streams.territory.files import versioned, write
 from tests.support import oracles
 from tests.support.kafka import Kafka, real_kafka
-from tests.support.load import MOST_PER_PARTITION, Load, territory
+from tests.support.load import MOST_PER_PARTITION, SPAN_MS, Load, territory
 from tests.support.oracles import Place, Reader, Told
 from tests.support.pipeline import ROOT, environment, send, succeeded, vigie
 from tests.support.receiver import Answer, Received, WebhookReceiver, status
@@ -49,6 +49,10 @@ _TROUBLED_S: Final = 15.0
 _POLL_S: Final = 0.03
 #: Of so many news one is put off.
 _BUSY: Final = 5
+#: Between two looks at the zones, so that some fall into every sweep.
+_STEP_S: Final = 120
+#: Records are in the topics within this.
+_SENDING_S: Final = 3.0
 #: Longer than the idle grace and the worker's looks at it together, on a machine that is not busy.
 _QUIET_S: Final = 1.8
 #: On one that is, or with a leader that is found late, so many looks at the zones say that time has passed.
@@ -77,8 +81,11 @@ SETTINGS: Final[Mapping[str, object]] = {
     # So little that what the receiver puts off is given up, and told again after a pause.
     "webhook_budget_s": 0.1,
 }
-#: Limits of the code that so small a load would never meet.
-_CONSTANTS: Final[Mapping[str, int]] = {"streams.notify._MOST_WAITING": 1}
+#: Limits of the code that so small and short a load would never meet.
+_CONSTANTS: Final[Mapping[str, int]] = {
+    "streams.notify._MOST_WAITING": 1,
+    "streams.zone_watch.STEP_MS": _STEP_S * 1_000,
+}
 
 _PLACE: Final = "topic, partition, offset"
 #: What one log must always give, without what says who wrote it and when. `received_at` is the broker's, and equal.
@@ -87,8 +94,16 @@ _TABLES: Final = {
     "rejects": f"SELECT {_PLACE}, received_at, stage, reason, detail FROM rejects FINAL ORDER BY {_PLACE}",
     "windows": "SELECT * FROM windows ORDER BY ALL",
     "asset_state": "SELECT * FROM asset_state FINAL ORDER BY ALL",
-    "alerts": "SELECT * FROM alerts ORDER BY ALL",
 }
+#: How each alert stood at an instant: what time alone brings later depends on when somebody asks.
+_ALERTS: Final = """
+SELECT * FROM (
+    SELECT * EXCEPT (transition_id, sequence, topic, epoch, partition, offset),
+        countIf(state = 'firing') OVER (PARTITION BY fingerprint, starts_at) > 0 AS fired
+    FROM alert_transitions FINAL WHERE at <= fromUnixTimestamp64Milli({})
+    ORDER BY sequence DESC LIMIT 1 BY fingerprint, starts_at
+) ORDER BY ALL
+"""
 
 
 class Began(StrEnum):
@@ -259,7 +274,13 @@ class Lane:
     # -- lives
 
     def send(self) -> None:
-        """Put the next records of the load into the topics."""
+        """Put the next records of the load into the topics; none of them about the time before a look at the zones
+        that may have been taken already. A zone's alert goes by what is known when it is looked at."""
+        since_look_s = time.time() % _STEP_S
+        if since_look_s < SPAN_MS / 1_000:
+            time.sleep(SPAN_MS / 1_000 - since_look_s)
+        elif since_look_s > _STEP_S - _SENDING_S:
+            time.sleep(_STEP_S - since_look_s + SPAN_MS / 1_000)
         send(self.load.draw(round(time.time() * 1_000)), self.kafka.bootstrap)
 
     def live(
@@ -401,9 +422,11 @@ class Lane:
             *oracles.letter_faults(stored, told),
         ]
 
-    def tables(self) -> dict[str, oracles.Rows]:
-        """What this world has made of the log, in an order that any other has too."""
-        return dict(zip(_TABLES, self._reader.rows(self.url, *_TABLES.values()), strict=True))
+    def tables(self, until_ms: int) -> dict[str, oracles.Rows]:
+        """What this world has made of the log, in an order that any other has too; alerts as they stood at that
+        instant, which every partition and the zones must have passed."""
+        asked = _TABLES | {"alerts": _ALERTS.format(until_ms)}
+        return dict(zip(asked, self._reader.rows(self.url, *asked.values()), strict=True))
 
 
 def _trace(folder: Path) -> Trace:

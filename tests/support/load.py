@@ -20,8 +20,10 @@ from tests.support.city import CITY, HERE, NOWHERE, THERE, city
 
 _SECOND: Final = 1_000
 _DAY: Final = 86_400_000
+#: Long enough ago to be a hot spot's past.
+_PAST: Final = 36_000_000
 #: A draw's events lie within so many milliseconds before its instant.
-_SPAN: Final = 900
+SPAN_MS: Final = 900
 #: A batch of a partition that names no schema of ours still has a schema's prefix.
 _FOREIGN: Final = b"\xc3\x01" + b"\x07" * 8
 #: Records of one partition in one draw, at most: how far a duplicate of the draw before can be from its original.
@@ -56,7 +58,7 @@ class Load:
         self._draws += 1
         clean = self._clean(now_ms)
         # What was expected of a zone must not change after somebody has looked: the past is told before all else.
-        past = [self._report(now_ms - 3 * _DAY, n, "received") for n in range(4)] if self._draws == 1 else []
+        past = [self._report(now_ms - _PAST, n, "received") for n in range(4)] if self._draws == 1 else []
         late = [self._record(domain, now_ms - ago, number=900 + n) for n, (domain, ago) in enumerate(_LATE)]
         late.append(self._report(now_ms - 3 * _DAY, 950, "done"))
         dirt = [(reason, make(self, now_ms)) for reason, make in _DIRT]
@@ -71,7 +73,7 @@ class Load:
 
     def _clean(self, now_ms: int) -> list[Record]:
         full, defective = self._draws % 2 == 1, self._draws % 3 == 1
-        at = now_ms - _SPAN
+        at = now_ms - SPAN_MS
         records = [
             self._record("sensor", at, asset_id="bin-00017", fill_level=0.95 if full else 0.1),
             self._record("sensor", at + 1, asset_id="bin-fire", temperature_c=300.0),

@@ -262,11 +262,12 @@ class Sweep:
 
     def _compare(self, lane: Lane) -> None:
         """The world that saw the kills against one that nobody disturbs, over the same log."""
+        until_ms = round(time.time() * 1_000)
         rested = lane.live(Course.RESTED)
-        disturbed = lane.tables()
+        disturbed = lane.tables(until_ms)
         lane.renew(keep=True)
         again = lane.live(Course.RESTED)
-        faults = [*rested.faults, *again.faults, *lane.check(), *differences(disturbed, lane.tables())]
+        faults = [*rested.faults, *again.faults, *lane.check(), *differences(disturbed, lane.tables(until_ms))]
         if faults:
             with self._lock:
                 self.report.violations.append(Violation([f"compared at the end: {f}" for f in faults], (), False))

@@ -72,7 +72,7 @@ class Worklist:
         self.reached: set[str] = set()
         self.imported: set[str] = set()
         self.done: Counter[str] = Counter()
-        self.missed: list[Job] = []
+        self._missed: list[Job] = []
         self._sites = {site.name: site for site in sites}
         self._seed = seed
         self._share = share
@@ -89,6 +89,11 @@ class Worklist:
         self._is_open = False
         self._stopped = False
         self._changed = threading.Condition()
+
+    @property
+    def missed(self) -> list[Job]:
+        """Kills at steps that were reached once, and never again to be killed there."""
+        return [job for job in self._missed if job.kill is not None and job.kill.step not in self.done]
 
     def __len__(self) -> int:
         return len(self._heap) + len(self._new)
@@ -194,7 +199,7 @@ class Worklist:
                 again = replace(job, kill=kill, tries=job.tries + 1, whenever=job.first and job.tries % 2 == 0)
                 self._push(again, random.Random(f"{self._seed}|{job}"))
             elif job.kill is not None and job.first:
-                self.missed.append(job)
+                self._missed.append(job)
             self._changed.notify_all()
 
     def stop(self) -> None:
