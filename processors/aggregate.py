@@ -3,6 +3,7 @@
 Every number is a whole count of steps of the metric's resolution, so totals are sums of integers: exact, and the same
 whatever the order of the events or the cut of the batches. The accumulators of a chunk are one frame keyed by one
 packed integer (minute, zone, metric); a batch adds a small frame to a list, and `take_changed` merges the list.
+Live batches are small, and then what a call costs at all decides: so few calls, and NumPy where it does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from processors.locate import ZoneSets
@@ -53,6 +55,20 @@ _ZONE_BITS: Final = 20
 _LAST_BITS: Final = 40
 _LAST_ZERO: Final = 1 << (_LAST_BITS - 1)
 
+_INSTANT: Final = pl.Datetime("ms", "UTC")
+_PAIRS: Final = {"zone_set": pl.UInt32(), "zone": pl.Int64()}
+_ZONE_NAMES: Final = {"jurisdiction_id": pl.String(), "layer": pl.String(), "zone_code": pl.String()}
+_METRIC_NAMES: Final = {"metric": pl.String(), "resolution": pl.Float64()}
+_SUMS: Final = ("count", "late", "sum", "sum_squares", "minimum", "maximum", "last")
+_ACCUMULATED: Final = dict.fromkeys(("key", *_SUMS), pl.Int64())
+_ADDED: Final = ["_minute", "zone_set", "_metric", *_SUMS]
+_KEYED: Final = (
+    (
+        pl.col("_minute") * (1 << _ZONE_BITS + _METRIC_BITS) + pl.col("zone") * (1 << _METRIC_BITS) + pl.col("_metric")
+    ).alias("key"),
+    *_SUMS,
+)
+
 _MERGE: Final = (
     pl.col("count").sum(),
     pl.col("late").sum(),
@@ -69,30 +85,58 @@ class Codes:
 
     def __init__(self, sets: ZoneSets) -> None:
         self.sets = sets
-        self.zones: dict[tuple[str, str, str], int] = {}
-        self.metrics: dict[str, int] = {}
-        self.resolutions: dict[str, float] = {}
+        self._zones: dict[tuple[str, str, str], int] = {}
+        self._metrics: dict[tuple[str, str], int] = {}
+        self._resolutions: list[float] = []
         self._of_set: list[tuple[int, int]] = []
         self._expanded = 0
+        self._pairs = pl.DataFrame(schema=_PAIRS)
+        self._zone_names = pl.DataFrame(schema=_ZONE_NAMES)
+        self._metric_names = pl.DataFrame(schema=_METRIC_NAMES)
 
-    def metric(self, name: str, resolution: float) -> int:
-        found = self.metrics.setdefault(name, len(self.metrics))
+    def metrics(self, kinds: pl.Series, fields: pl.Series, resolutions: Mapping[str, float]) -> list[int]:
+        """The number of each metric `kind.field`; a new one gets the next."""
+        pairs = list(zip(kinds.to_list(), fields.to_list(), strict=True))
+        numbers = list(map(self._metrics.get, pairs))
+        if None not in numbers:
+            return numbers  # type: ignore[return-value]
+        return [self._metric(pair, resolutions[pair[1]]) for pair in pairs]
+
+    def _metric(self, pair: tuple[str, str], resolution: float) -> int:
+        found = self._metrics.setdefault(pair, len(self._metrics))
         if found >> _METRIC_BITS:
-            raise ValueError(f"more than {1 << _METRIC_BITS} metrics: {name} has no number left")
-        self.resolutions[name] = resolution
+            raise ValueError(f"more than {1 << _METRIC_BITS} metrics: {'.'.join(pair)} has no number left")
+        if found == len(self._resolutions):
+            self._resolutions.append(resolution)
         return found
 
     def zones_of_sets(self) -> pl.DataFrame:
         """Every (zone_set, zone) pair known so far, one row per layer of the set."""
+        if self._expanded == len(self.sets):
+            return self._pairs
         for number in range(self._expanded, len(self.sets)):
             jurisdiction_id, codes = self.sets[number]
             for layer, code in codes.items():
-                zone = self.zones.setdefault((jurisdiction_id, layer, code), len(self.zones))
+                zone = self._zones.setdefault((jurisdiction_id, layer, code), len(self._zones))
                 if zone >> _ZONE_BITS:
                     raise ValueError(f"more than {1 << _ZONE_BITS} zones: {layer} {code} has no number left")
                 self._of_set.append((number, zone))
-        self._expanded = len(self.sets)
-        return pl.DataFrame(self._of_set, schema={"zone_set": pl.UInt32, "zone": pl.Int64}, orient="row")
+            self._expanded = number + 1
+        self._pairs = pl.DataFrame(self._of_set, schema=_PAIRS, orient="row")
+        return self._pairs
+
+    def zone_names(self) -> pl.DataFrame:
+        """`jurisdiction_id`, `layer` and `zone_code` of each zone, by its number."""
+        if len(self._zone_names) < len(self._zones):
+            self._zone_names = pl.DataFrame(list(self._zones), schema=_ZONE_NAMES, orient="row")
+        return self._zone_names
+
+    def metric_names(self) -> pl.DataFrame:
+        """`metric` and `resolution` of each metric, by its number."""
+        if len(self._metric_names) < len(self._metrics):
+            names = list(map(".".join, self._metrics))
+            self._metric_names = pl.DataFrame({"metric": names, "resolution": self._resolutions}, schema=_METRIC_NAMES)
+        return self._metric_names
 
 
 class Windows:
@@ -100,7 +144,8 @@ class Windows:
 
     def __init__(self, codes: Codes) -> None:
         self._codes = codes
-        self._all: pl.DataFrame | None = None
+        self._all = pl.DataFrame(schema=_ACCUMULATED)
+        """In order of the key, so that what a batch touches lies at the end: few events are of minutes long gone."""
         self._pending: list[pl.DataFrame] = []
 
     def add(self, frame: pl.DataFrame, contract: Contract, domain: Domain) -> None:
@@ -115,10 +160,8 @@ class Windows:
             .group_by("_minute", "zone_set", "kind", "_field")
             .agg(_TOTALS)
         )
-        pairs = long.select("kind", "_field").unique()
-        numbers = [self._codes.metric(f"{kind}.{field}", plan.resolutions[field]) for kind, field in pairs.iter_rows()]
-        coded = pairs.with_columns(pl.Series("_metric", numbers, dtype=pl.Int64))
-        self._pending.append(long.join(coded, on=["kind", "_field"]).drop("kind", "_field"))
+        numbers = self._codes.metrics(long["kind"], long["_field"], plan.resolutions)
+        self._pending.append(long.hstack([pl.Series("_metric", numbers, dtype=pl.Int64)])[_ADDED])
 
     @property
     def has_changed(self) -> bool:
@@ -129,55 +172,34 @@ class Windows:
         """Merge what was added since the last call; the window rows it changed, whole (WINDOW_SCHEMA)."""
         if not self._pending:
             return pl.DataFrame(schema=WINDOW_SCHEMA)
-        fresh = pl.concat(self._pending).join(self._codes.zones_of_sets(), on="zone_set", how="inner")
+        added = pl.concat(self._pending).join(self._codes.zones_of_sets(), on="zone_set", how="inner").select(_KEYED)
         self._pending = []
-        key = _shifted(pl.col("_minute"), _ZONE_BITS + _METRIC_BITS) + _shifted(pl.col("zone"), _METRIC_BITS)
-        fresh = fresh.with_columns((key + pl.col("_metric")).alias("key")).group_by("key").agg(*_MERGE)
-        if self._all is None:
-            self._all = fresh
-            return self._rows(fresh)
-        touched = self._all.join(fresh.select("key"), on="key", how="semi")
-        changed = pl.concat((touched, fresh)).group_by("key").agg(*_MERGE)
-        self._all = pl.concat((self._all.join(fresh.select("key"), on="key", how="anti"), changed))
-        return self._rows(changed)
+        if added.is_empty():
+            return pl.DataFrame(schema=WINDOW_SCHEMA)
+        keys = added["key"].to_numpy()
+        first = int(self._all["key"].to_numpy().searchsorted(keys.min()))
+        merged = pl.concat((self._all.slice(first), added)).group_by("key").agg(*_MERGE).sort("key")
+        self._all = pl.concat((self._all.head(first), merged), rechunk=True)
+        has_changed = np.zeros(len(merged), np.bool_)
+        has_changed[merged["key"].to_numpy().searchsorted(keys)] = True
+        return self._rows(merged if has_changed.all() else merged[np.flatnonzero(has_changed)])
 
     def _rows(self, packed: pl.DataFrame) -> pl.DataFrame:
-        zones = pl.DataFrame(
-            [(number, *names) for names, number in self._codes.zones.items()],
-            schema={"zone": pl.Int64, "jurisdiction_id": pl.String, "layer": pl.String, "zone_code": pl.String},
-            orient="row",
-        )
-        metrics = pl.DataFrame(
-            [(number, name, self._codes.resolutions[name]) for name, number in self._codes.metrics.items()],
-            schema={"_metric": pl.Int64, "metric": pl.String, "resolution": pl.Float64},
-            orient="row",
-        )
-        start = _unshifted(pl.col("key"), _ZONE_BITS + _METRIC_BITS) * _WINDOW_MS
-        rows = packed.sort("key").with_columns(
-            start.alias("_start"),
-            (_unshifted(pl.col("key"), _METRIC_BITS) % (1 << _ZONE_BITS)).alias("zone"),
-            (pl.col("key") % (1 << _METRIC_BITS)).alias("_metric"),
-        )
-        last_at = pl.col("_start") + _unshifted(pl.col("last"), _LAST_BITS)
-        return (
-            rows.join(zones, on="zone", how="left", maintain_order="left")
-            .join(metrics, on="_metric", how="left", maintain_order="left")
-            .select(
-                pl.col("_start").cast(pl.Datetime("ms", "UTC")).alias("window_start"),
-                "jurisdiction_id",
-                "layer",
-                "zone_code",
-                "metric",
-                "resolution",
-                pl.col("count").cast(pl.UInt64),
-                pl.col("late").cast(pl.UInt64),
-                "sum",
-                "sum_squares",
-                "minimum",
-                "maximum",
-                (pl.col("last") % (1 << _LAST_BITS) - _LAST_ZERO).alias("last"),
-                last_at.cast(pl.Datetime("ms", "UTC")).alias("last_at"),
-            )
+        key, last = packed["key"].to_numpy(), packed["last"].to_numpy()
+        start = (key >> (_ZONE_BITS + _METRIC_BITS)) * _WINDOW_MS
+        zones = self._codes.zone_names()[(key >> _METRIC_BITS) & ((1 << _ZONE_BITS) - 1)]
+        metrics = self._codes.metric_names()[key & ((1 << _METRIC_BITS) - 1)]
+        return pl.DataFrame(
+            [
+                pl.Series("window_start", start).cast(_INSTANT),
+                *zones,
+                *metrics,
+                packed["count"].cast(pl.UInt64),
+                packed["late"].cast(pl.UInt64),
+                *packed["sum", "sum_squares", "minimum", "maximum"],
+                pl.Series("last", (last & ((1 << _LAST_BITS) - 1)) - _LAST_ZERO),
+                pl.Series("last_at", start + (last >> _LAST_BITS)).cast(_INSTANT),
+            ]
         )
 
 
@@ -205,7 +227,7 @@ def _plan(contract: Contract, domain: Domain) -> _Plan:
             (observed // _WINDOW_MS).alias("_minute"),
             pl.col("zone_set"),
             pl.col("kind"),
-            _shifted(observed % _WINDOW_MS, _LAST_BITS).alias("_when"),
+            ((observed % _WINDOW_MS) * (1 << _LAST_BITS)).alias("_when"),
             pl.col("late"),
             *(value.alias(name) for name, value in values.items()),
         ),
@@ -229,11 +251,3 @@ def _steps(value: pl.Expr, field: Field) -> pl.Expr:
     if field.dtype == pl.Int64() and field.resolution == 1:
         return value
     return (value / field.resolution).round().cast(pl.Int64)
-
-
-def _shifted(value: pl.Expr, bits: int) -> pl.Expr:
-    return value * (1 << bits)
-
-
-def _unshifted(value: pl.Expr, bits: int) -> pl.Expr:
-    return value // (1 << bits)

@@ -29,11 +29,14 @@ class Seen:
         self.open, self.previous = set(), self.open
 
 
+#: UInt64 hash of (source, event_id). Two hashes, and no text of both: any character that would part them may stand in
+#: either.
+IDENTITY: Final = (pl.col("source").hash(seed=1) ^ pl.col("event_id").hash(seed=2)).alias("identity")
+
+
 def identities(frame: pl.DataFrame) -> pl.Series:
-    """UInt64 hash of each row's (source, event_id)."""
-    # Two hashes, and no text of both: any character that would part them may stand in either.
-    pair = pl.col("source").hash(seed=1) ^ pl.col("event_id").hash(seed=2)
-    return frame.select(pair.alias("identity"))["identity"]
+    """The `IDENTITY` of each row."""
+    return frame.select(IDENTITY)["identity"]
 
 
 def drop_duplicates(frame: pl.DataFrame, seen: Seen) -> tuple[pl.DataFrame, pl.DataFrame]:

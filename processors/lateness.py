@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
 
@@ -18,10 +19,8 @@ def mark_late(
     if frame.is_empty():
         nothing = pl.lit(None, dtype=pl.Datetime("ms", "UTC")).alias("watermark")
         return frame.with_columns(nothing, pl.lit(False).alias("late")), watermark_ms
-    observed = pl.col("observed_at").cast(pl.Int64)
-    lifted = pl.min_horizontal(observed, pl.col("received_at").cast(pl.Int64) + max_future_ms) - disorder_ms
-    before = pl.col("_mark").shift(1, fill_value=watermark_ms)
-    marked = frame.with_columns(lifted.cum_max().clip(lower_bound=watermark_ms).alias("_mark")).with_columns(
-        before.cast(pl.Datetime("ms", "UTC")).alias("watermark"), (observed < before).alias("late")
-    )
-    return marked.drop("_mark"), int(marked["_mark"][-1])
+    observed, received = (frame[name].cast(pl.Int64).to_numpy() for name in ("observed_at", "received_at"))
+    lifted = np.minimum(observed, received + max_future_ms) - disorder_ms
+    marks = np.maximum.accumulate(np.concatenate(([watermark_ms], lifted)))
+    before = pl.Series("watermark", marks[:-1]).cast(pl.Datetime("ms", "UTC"))
+    return frame.hstack([before, pl.Series("late", observed < marks[:-1])]), int(marks[-1])

@@ -235,8 +235,8 @@ class Locator:
         with self._lock:
             sets = self._zone_sets(place, own, asset, lon, lat, frame["observed_at"])
         frame = frame.with_columns(
-            pl.Series("longitude", lon).fill_nan(None),
-            pl.Series("latitude", lat).fill_nan(None),
+            pl.Series("longitude", lon, nan_to_null=True),
+            pl.Series("latitude", lat, nan_to_null=True),
             _QUALITIES.gather(quality).alias("location_quality"),
             pl.Series("zone_set", sets),
         )
@@ -319,7 +319,7 @@ class Locator:
 
 def _numbers(column: pl.Series) -> Floats:
     """The column as floats with NaN for null."""
-    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    return column.cast(pl.Float64).to_numpy()
 
 
 def _empty_located(frame: pl.DataFrame) -> pl.DataFrame:

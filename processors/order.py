@@ -18,7 +18,7 @@ from typing import Final
 import polars as pl
 
 from processors.detect.signals import COLUMNS
-from processors.duplicates import identities
+from processors.duplicates import IDENTITY
 from schemas.contracts import Domain, contract_of
 
 #: Beyond this many sorted runs, the shorter half becomes one: few runs to look at for each batch, and each row is
@@ -67,22 +67,23 @@ class Held:
         before = pl.max_horizontal(pl.col("watermark").cast(pl.Int64), pl.lit(passed_ms, dtype=pl.Int64))
         behind = observed < before
         # Of rows behind the time the offset decides; of the others nothing that depends on their arrival may.
-        tie = pl.when(behind).then(pl.col("offset").cast(pl.UInt64)).otherwise(identities(frame))
+        tie = pl.when(behind).then(pl.col("offset").cast(pl.UInt64)).otherwise(IDENTITY)
         placed = frame.select(
             *self._columns,
             (2 * pl.max_horizontal(observed, before) + (~behind).cast(pl.Int64)).alias(_PLACE),
             tie.alias(_TIE),
         )
-        goes = placed[_PLACE] <= limit
+        goes = placed[_PLACE].to_numpy() <= limit
         if goes.all():
             return [placed]
-        waiting = placed.filter(~goes)
+        some = goes.any()
+        waiting = placed.filter(~goes) if some else placed
         self._runs.append(waiting.sort(_PLACE))
         if len(self._runs) > _MOST_RUNS:
             self._runs.sort(key=len)
             half = len(self._runs) // 2
             self._runs[:half] = [pl.concat(self._runs[:half], rechunk=True).sort(_PLACE)]
-        return [placed.filter(goes)] if len(waiting) < len(placed) else []
+        return [placed.filter(goes)] if some else []
 
     def _passed(self, limit: int) -> list[pl.DataFrame]:
         ready, kept = [], []
@@ -96,7 +97,7 @@ class Held:
         return ready
 
     def _in_order(self, parts: list[pl.DataFrame]) -> pl.DataFrame:
-        rows = pl.concat(parts, rechunk=True).sort(_PLACE, _TIE)
+        rows = (parts[0] if len(parts) == 1 else pl.concat(parts, rechunk=True)).sort(_PLACE, _TIE)
         instant = (pl.col(_PLACE) // 2).cast(pl.Datetime("ms", "UTC")).alias("watermark")
         return rows.select(*self._columns, pl.lit(self._domain).alias("domain"), instant)
 

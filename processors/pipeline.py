@@ -30,7 +30,7 @@ from processors.validate import ClockLimits, validate
 from schemas.codec import MOST_BYTES, Lookup, decode
 from schemas.contracts import Domain, contract_of
 from schemas.records import Batch
-from schemas.rejects import Reason, no_rejects, rejects
+from schemas.rejects import Reason, joined, no_rejects, rejects
 
 #: Changes when the same records would give other rows; stands on every chunk.
 CODE_VERSION: Final = "2"
@@ -204,7 +204,7 @@ def _run_within_chunk(
     chunk.windows.add(frame, contract, state.domain)
     transitions = _detect(frame, state)
 
-    refused = pl.concat((decoded.rejects, unstorable, invalid, elsewhere, repeated))
+    refused = joined(decoded.rejects, unstorable, invalid, elsewhere, repeated)
     breach = state.refusals.step(batch.offsets, refused, limits.refusals)
     return Outcome(batch, state.domain, frame, refused, transitions, breach)
 
@@ -256,11 +256,13 @@ def _open_chunk(state: PartitionState, offset: int, reference: Reference) -> Chu
 
 def _with_position(frame: pl.DataFrame, batch: Batch, chunk: Chunk, domain: Domain) -> pl.DataFrame:
     rows = frame["row"].to_numpy()
-    return frame.with_columns(
-        pl.Series("offset", batch.offsets[rows], dtype=pl.Int64),
-        pl.Series("received_at", batch.received_ms[rows], dtype=pl.Int64).cast(pl.Datetime("ms", "UTC")),
-        pl.lit(chunk.first_offset, dtype=pl.Int64).alias("chunk"),
-        pl.lit(domain).alias("domain"),
+    return frame.hstack(
+        [
+            pl.Series("offset", batch.offsets[rows], dtype=pl.Int64),
+            pl.Series("received_at", batch.received_ms[rows], dtype=pl.Int64).cast(pl.Datetime("ms", "UTC")),
+            pl.Series("chunk", [chunk.first_offset], dtype=pl.Int64).new_from_index(0, len(rows)),
+            pl.Series("domain", [domain]).new_from_index(0, len(rows)),
+        ]
     )
 
 

@@ -66,10 +66,14 @@ class Refusals:
 
         Returns the first breach of a limit in the batch, if there is one. While it goes on, every batch has one.
         """
-        counted = refused.filter(pl.col("reason") != Reason.DUPLICATE.value)
-        reasons = dict(counted.select("row", "reason").iter_rows())
+        reasons = {
+            row: reason
+            for row, reason in zip(refused["row"].to_list(), refused["reason"].to_list(), strict=True)
+            if reason != Reason.DUPLICATE.value
+        }
         # The record that makes the window full decides too, be it refused or not.
-        full = {limits.window - self._covered - 1} & set(range(len(offsets)))
+        last = limits.window - self._covered - 1
+        full = {last} if 0 <= last < len(offsets) else set()
         breach: Breach | None = None
         previous = -1
         for row in sorted(reasons.keys() | full):

@@ -53,7 +53,9 @@ def validate(
             ]
         )
         frame = frame.filter(codes.is_null())
-    return frame.with_columns(plan.seen).with_columns(plan.judged).with_columns(plan.flagged), out
+    if plan.seen:
+        frame = frame.with_columns(plan.seen)
+    return frame.with_columns(plan.judged).with_columns(plan.flagged), out
 
 
 @dataclass(frozen=True)

@@ -86,11 +86,12 @@ def _long(data: bytes | memoryview, at: int) -> tuple[int, int]:
 
 
 def read(writer: Writer, form: Form, blocks: Sequence[Block], most_bytes: int) -> pl.DataFrame | None:
-    """The records of blocks as one frame of the writer's columns; None when they must be taken apart: one of them is
-    not of that form, or not what the schema says, or its value is longer than `most_bytes`."""
+    """The records of blocks as one frame of the writer's columns and those of the envelope; None when they must be
+    taken apart: one of them is not of that form, or not what the schema says, or its value is longer than
+    `most_bytes`."""
     head = _head(writer, form)
     frame = None if head is None else _block(head, [block.data for block in blocks], sum(map(len, blocks)))
-    return frame.drop(_ENVELOPE) if frame is not None and _holds(frame, writer, form, blocks, most_bytes) else None
+    return frame if frame is not None and _holds(frame, writer, form, blocks, most_bytes) else None
 
 
 @cache
@@ -144,30 +145,45 @@ def _holds(frame: pl.DataFrame, writer: Writer, form: Form, blocks: Sequence[Blo
 
 def _body_bytes(frame: pl.DataFrame, layout: Sequence[Place]) -> Any:
     """The bytes that the writer's fields took in each record. Most columns take as many in all of them."""
-    count, fixed = len(frame), 0
-    varying: Ints = np.zeros(count, np.int64)
+    count, taken = len(frame), 0
+    asked: list[pl.Expr] = []
+    varying: list[tuple[Place, bool]] = []
     for place in layout:
-        column = frame[place.name]
-        nulls = column.null_count() if place.nullable else 0
-        fixed += place.nullable
+        nulls = frame[place.name].null_count() if place.nullable else 0
+        taken += place.nullable
         if nulls == count:
             continue
-        there = column.is_not_null().to_numpy() if nulls else True
-        if place.fixed is not None:
-            took: Any = place.fixed
-        elif place.is_text:
-            lengths = column.str.len_bytes().cast(pl.Int64).fill_null(0).to_numpy()
-            took = _widths(lengths) + lengths
-        else:
-            numbers = column.cast(pl.Int64)
-            took = _widths((numbers.fill_null(0) if nulls else numbers).to_numpy())
-        if there is not True:
-            varying += took * there
-        elif isinstance(took, int):
-            fixed += took
-        else:
-            varying += took
-    return varying + fixed
+        if place.fixed is not None and not nulls:
+            taken += place.fixed
+            continue
+        varying.append((place, nulls > 0))
+        asked += [_number_of(place)] if place.fixed is None else []
+        asked += [_presence_of(place.name)] if nulls else []
+    # All in one call: each costs as much as some hundred values.
+    numbers = frame.select(asked)
+    total: Any = taken
+    for place, has_nulls in varying:
+        took: Any = place.fixed
+        if took is None:
+            number = numbers[place.name].to_numpy()
+            took = _widths(number) + (number if place.is_text else 0)
+        total = total + (took * numbers[place.name + _PRESENT].to_numpy() if has_nulls else took)
+    return total
+
+
+_PRESENT: Final = " is there"
+
+
+@cache
+def _number_of(place: Place) -> pl.Expr:
+    """What a field's bytes depend on: the length of a text, or the integer itself; 0 for null."""
+    column = pl.col(place.name)
+    return (column.str.len_bytes() if place.is_text else column).cast(pl.Int64).fill_null(0)
+
+
+@cache
+def _presence_of(name: str) -> pl.Expr:
+    return pl.col(name).is_not_null().alias(name + _PRESENT)
 
 
 def _widths(numbers: Ints) -> Any:

@@ -41,6 +41,12 @@ def no_rejects() -> pl.DataFrame:
     return _NONE
 
 
+def joined(*parts: pl.DataFrame) -> pl.DataFrame:
+    """Reject frames as one."""
+    found = [part for part in parts if len(part)]
+    return pl.concat(found) if found else _NONE
+
+
 def rejects(rows: pl.Series, stage: str, reason: Reason, detail: str) -> pl.DataFrame:
     """A reject frame for the given batch rows, all with one reason."""
     return pl.DataFrame(

@@ -9,18 +9,18 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 import polars as pl
 
 from processors.detect.findings import Finding, findings
-from processors.detect.rows import NEVER, NO_END, Ints, Rows, Series, identified, trusted
-from processors.detect.signals import READERS, Parameters, Reader
+from processors.detect.rows import NEVER, NO_END, READ, Ints, Rows, Series, identified
+from processors.detect.signals import READERS, Parameters, Reader, columns_of
 from processors.detect.silence import Silence, Spoken
 from processors.detect.switch import Change, Signals, Switch
 from processors.territory import Territory
-from schemas.contracts import DOMAINS, Domain, contract_of
+from schemas.contracts import DOMAINS, Domain
 
 _VERSION: Final = 2
 #: Domains whose rows are the asset's own words. A citizen's report about a lamp is not the lamp speaking.
@@ -39,6 +39,7 @@ class AssetDetectors:
         self._territory_number = {jurisdiction: number for number, jurisdiction in enumerate(territories)}
         self._domain: Domain | None = None
         self._readers: Mapping[str, Reader] = {}
+        self._read_by_rules: Mapping[str, pl.Expr] = {}
         self._intervals: dict[str, float] = {}
         self._series = Series()
         self._territory: list[int] = []
@@ -61,11 +62,9 @@ class AssetDetectors:
         """
         self._watermark = max(self._watermark, watermark_ms)
         found: list[Finding] = [] if self._withdrawn else list(self._withdraw())
-        kept = None if frame is None or frame.is_empty() else identified(frame)
-        if kept is not None and kept.height:
-            self._open(kept["domain"][0])
-            rows = self._rows(kept)
-            found += self._switch(kept, rows)
+        if frame is not None and frame.height and (read := self._read(frame)).height:
+            rows = self._rows(read)
+            found += self._switch(read, rows)
             if self._domain not in _SPEAKING:
                 return findings(found)
         else:
@@ -74,6 +73,10 @@ class AssetDetectors:
         steps = self._silence.apply(rows, self._watermark)
         found += (self._spoken(step, rows) for step in steps)
         return findings(found)
+
+    def _read(self, frame: pl.DataFrame) -> pl.DataFrame:
+        self._open(frame["domain"][0])
+        return identified(frame.select(*READ, *self._read_by_rules.values()))
 
     def _open(self, domain: str) -> None:
         if domain == self._domain:
@@ -87,6 +90,7 @@ class AssetDetectors:
             raise ValueError(f"{domain!r} is no domain; domains are {', '.join(get_args(Domain))}")
         self._domain = domain
         self._readers = READERS.get(domain, {})
+        self._read_by_rules = columns_of(self._readers.values())
         self._switches = {rule: Switch() for rule in self._readers}
         if domain in _SPEAKING:
             for territory in self._parameters.territories:
@@ -96,17 +100,17 @@ class AssetDetectors:
                 prefix = territory.jurisdiction_id
                 self._intervals |= {f"{prefix}|{asset}": interval for asset, interval in assets.iter_rows()}
 
-    def _rows(self, frame: pl.DataFrame) -> Rows:
+    def _rows(self, read: pl.DataFrame) -> Rows:
         known = len(self._series)
-        numbers = self._series.numbers(frame["key"].to_list())
+        numbers = self._series.numbers(read["key"].to_list())
         if len(self._series) > known:
             self._meet(known)
         return Rows(
             series=numbers,
             territory=self._territory_of[numbers],
-            at=frame["at_ms"].to_numpy(),
-            good=trusted(frame),
-            watermark=frame["watermark"].dt.epoch("ms").to_numpy(),
+            at=read["at_ms"].to_numpy(),
+            good=read["good"].to_numpy(),
+            watermark=read["watermark_ms"].to_numpy(),
         )
 
     def _meet(self, known: int) -> None:
@@ -124,10 +128,10 @@ class AssetDetectors:
         dead_s = np.where(np.isnan(limit_s), np.nan, self._parameters.numbers("silent", "dead_after_s")[territory])
         self._silence.expect(np.arange(known, len(self._series)), _milliseconds(limit_s), _milliseconds(dead_s))
 
-    def _switch(self, frame: pl.DataFrame, rows: Rows) -> Iterator[Finding]:
-        contract = contract_of(cast("Domain", self._domain))
-        for rule, read in self._readers.items():
-            signals = read(frame, rows, contract, self._parameters)
+    def _switch(self, read: pl.DataFrame, rows: Rows) -> Iterator[Finding]:
+        columns = {name: read[name].to_numpy() for name in self._read_by_rules}
+        for rule, reader in self._readers.items():
+            signals = reader.judge(columns, rows, self._parameters)
             for change in self._switches[rule].apply(rows, signals):
                 yield self._changed(rule, change, rows, signals)
 

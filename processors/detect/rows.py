@@ -66,20 +66,20 @@ class Series:
         return numbers
 
 
-def identified(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows that name an asset and an instant, with `key` and `at_ms` added, in the frame's order."""
-    keyed = frame.with_columns(
-        pl.when(pl.col("asset_id") != "").then(_KEY).alias("key"),
-        pl.col("observed_at").dt.epoch("ms").alias("at_ms"),
-    )
-    if keyed["key"].null_count() or keyed["at_ms"].null_count():
-        keyed = keyed.drop_nulls(["key", "at_ms"])
-    return keyed
+#: What detectors read of every row, beside what the rules of its domain read. An unknown quality is trusted.
+READ: Final = (
+    pl.when(pl.col("asset_id") != "").then(_KEY).alias("key"),
+    pl.col("observed_at").dt.epoch("ms").alias("at_ms"),
+    pl.col("watermark").dt.epoch("ms").alias("watermark_ms"),
+    (~pl.col("quality").is_in(_DISTRUSTED)).fill_null(True).alias("good"),
+)
 
 
-def trusted(frame: pl.DataFrame) -> Bools:
-    """Which rows may open or clear an alert: all but SUSPECT and FAIL. An unknown quality is trusted."""
-    return ~frame["quality"].is_in(_DISTRUSTED).fill_null(False).to_numpy()
+def identified(read: pl.DataFrame) -> pl.DataFrame:
+    """Of what was read, the rows that name an asset and an instant."""
+    if read["key"].null_count() or read["at_ms"].null_count():
+        return read.drop_nulls(["key", "at_ms"])
+    return read
 
 
 def grown(values: npt.NDArray[Any], size: int, fill: int | bool) -> npt.NDArray[Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from processors.detect.rows import Bools, Floats, Rows
@@ -13,7 +15,7 @@ from processors.detect.sun import elevations_deg
 from processors.detect.switch import Signals
 from processors.quality import usable
 from processors.territory import Rules, Territory
-from schemas.contracts import Contract, Domain
+from schemas.contracts import Domain, contract_of
 
 
 class Parameters:
@@ -40,16 +42,16 @@ class Parameters:
         return float(getattr(getattr(self._rules[territory], rule, None), "hold_s", 0.0))
 
 
-Reader = Callable[[pl.DataFrame, Rows, Contract, Parameters], Signals]
+Columns = Mapping[str, npt.NDArray[Any]]
 
 
-def _numbers(frame: pl.DataFrame, expression: pl.Expr) -> Floats:
-    values = frame.select(expression.cast(pl.Float64)).to_series()
-    return values.fill_null(np.nan).to_numpy()
+@dataclass(frozen=True)
+class Reader:
+    """One rule: the expressions over a stored event that it judges by, by name, and how. Rules of one domain that name
+    the same thing mean the same."""
 
-
-def _mask(frame: pl.DataFrame, expression: pl.Expr) -> Bools:
-    return frame.select(expression.fill_null(False)).to_series().to_numpy()
+    reads: Mapping[str, pl.Expr]
+    judge: Callable[[Columns, Rows, Parameters], Signals]
 
 
 def _signs(up: Bools, down: Bools) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
@@ -57,33 +59,31 @@ def _signs(up: Bools, down: Bools) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
 
 
 def _container(rule: str, measure: str, raise_name: str, clear_name: str) -> Reader:
-    def read(frame: pl.DataFrame, rows: Rows, contract: Contract, parameters: Parameters) -> Signals:
-        value = _numbers(frame, pl.when(pl.col("kind").is_in(["bin", "drop_off"])).then(usable(contract, measure)))
+    read = pl.when(pl.col("kind").is_in(["bin", "drop_off"])).then(usable(contract_of("sensor"), measure))
+
+    def judge(columns: Columns, rows: Rows, parameters: Parameters) -> Signals:
+        value = columns[measure]
         raise_at = parameters.numbers(rule, raise_name)[rows.territory]
         clear_at = parameters.numbers(rule, clear_name)[rows.territory]
         says = ~np.isnan(value) & parameters.enabled(rule)[rows.territory]
         return Signals(says, _signs(value >= raise_at, value <= clear_at), value, raise_at, clear_at)
 
-    read.__name__ = rule
-    return read
+    return Reader({measure: read.cast(pl.Float64).fill_null(np.nan)}, judge)
 
 
-def lamp_defective(frame: pl.DataFrame, rows: Rows, contract: Contract, parameters: Parameters) -> Signals:
+def _lamp_defective(columns: Columns, rows: Rows, parameters: Parameters) -> Signals:
     """A defect the controller names raises, `ok` clears, `unknown` says nothing."""
-    status = pl.col("lamp_status")
-    known = _mask(frame, status != "unknown")
-    healthy = _mask(frame, status == "ok")
+    known, healthy = columns["known"], columns["healthy"]
     nothing = np.full(len(known), np.nan)
     says = known & parameters.enabled("lamp_defective")[rows.territory]
     return Signals(says, _signs(known & ~healthy, healthy), nothing, nothing, nothing)
 
 
 def _lamp_against_sun(
-    frame: pl.DataFrame, rows: Rows, parameters: Parameters, rule: str, name: str
+    columns: Columns, rows: Rows, parameters: Parameters, rule: str, name: str
 ) -> tuple[Bools, Bools, Bools, Floats, Floats]:
     """`says`, `off`, `lit`, the sun and its threshold, per row. The sun is NaN where the rule needs none."""
-    power = pl.col("power_state")
-    off, lit = _mask(frame, power == "off"), _mask(frame, power.is_in(["on", "low"]))
+    off, lit = columns["off"], columns["lit"]
     says = (off | lit) & rows.good & parameters.enabled(rule)[rows.territory]
     needed = says & (off if rule == "lamp_dark" else lit)
     sun = np.full(len(off), np.nan)
@@ -94,19 +94,28 @@ def _lamp_against_sun(
     return says, off, lit, sun, parameters.numbers(rule, name)[rows.territory]
 
 
-def lamp_dark(frame: pl.DataFrame, rows: Rows, contract: Contract, parameters: Parameters) -> Signals:
+def _lamp_dark(columns: Columns, rows: Rows, parameters: Parameters) -> Signals:
     """Off in the dark raises; lit, or off while the sun is not below the threshold, clears."""
-    says, off, lit, sun, limit = _lamp_against_sun(frame, rows, parameters, "lamp_dark", "sun_below_deg")
+    says, off, lit, sun, limit = _lamp_against_sun(columns, rows, parameters, "lamp_dark", "sun_below_deg")
     dark = sun < limit
     return Signals(says, _signs(off & dark, lit | (off & ~dark)), sun, limit, limit)
 
 
-def lamp_lit_by_day(frame: pl.DataFrame, rows: Rows, contract: Contract, parameters: Parameters) -> Signals:
+def _lamp_lit_by_day(columns: Columns, rows: Rows, parameters: Parameters) -> Signals:
     """Lit while the sun is above the threshold raises; off, or lit while it is not, clears."""
-    says, off, lit, sun, limit = _lamp_against_sun(frame, rows, parameters, "lamp_lit_by_day", "sun_above_deg")
+    says, off, lit, sun, limit = _lamp_against_sun(columns, rows, parameters, "lamp_lit_by_day", "sun_above_deg")
     bright = sun > limit
     return Signals(says, _signs(lit & bright, off | (lit & ~bright)), sun, limit, limit)
 
+
+_STATUS: Final = {
+    "known": (pl.col("lamp_status") != "unknown").fill_null(False),
+    "healthy": (pl.col("lamp_status") == "ok").fill_null(False),
+}
+_POWER: Final = {
+    "off": (pl.col("power_state") == "off").fill_null(False),
+    "lit": pl.col("power_state").is_in(["on", "low"]).fill_null(False),
+}
 
 #: Who speaks, when, and whether it can be trusted: what silence reads.
 _SPEAKER: Final = ("jurisdiction_id", "asset_id", "observed_at", "quality")
@@ -125,8 +134,13 @@ READERS: Final[Mapping[str, Mapping[str, Reader]]] = {
         "bin_full": _container("bin_full", "fill_level", "raise_at", "clear_at"),
     },
     "lighting": {
-        "lamp_dark": lamp_dark,
-        "lamp_defective": lamp_defective,
-        "lamp_lit_by_day": lamp_lit_by_day,
+        "lamp_dark": Reader(_POWER, _lamp_dark),
+        "lamp_defective": Reader(_STATUS, _lamp_defective),
+        "lamp_lit_by_day": Reader(_POWER, _lamp_lit_by_day),
     },
 }
+
+
+def columns_of(readers: Iterable[Reader]) -> dict[str, pl.Expr]:
+    """All that these rules read, each thing once."""
+    return {name: expression.alias(name) for reader in readers for name, expression in reader.reads.items()}
