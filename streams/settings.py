@@ -70,7 +70,9 @@ class Settings(BaseSettings):
     flush_rows: int = Field(100_000, ge=1, description="or as soon as this many wait")
     batch_records: int = Field(10_000, ge=1, description="most records of one partition handled at once")
     linger_s: float = Field(
-        0.1, ge=0, description="how long a fetch that brings little waits for more, for larger batches"
+        0.1,
+        ge=0,
+        description="how long a fetch that brings little waits for more; where many do, up to five times as long",
     )
     fetch_bytes: int = Field(4_194_304, ge=1_024, description="most bytes fetched from one partition at once")
     disorder_s: float = Field(

@@ -39,7 +39,7 @@ from streams.recovery import Recovery
 from streams.settings import Settings
 from streams.tally import Tally
 from streams.transport import Fetched
-from streams.waiting import wait, whole
+from streams.waiting import linger_s, wait, whole
 from streams.zone_watch import STEP_MS, ZoneWatch
 
 _POLL_S: Final = 0.1
@@ -232,20 +232,23 @@ class Worker:
         return self.ledger.waiting + self._flusher.in_flight >= _UNFLUSHED * self.settings.flush_rows
 
     async def _process_loop(self, topic: str) -> None:
-        arrived, most = self._arrived[topic], self.settings.batch_records
+        arrived, most, spent_s = self._arrived[topic], self.settings.batch_records, 0.0
         while True:
             await arrived.wait()
             if not self.custody.is_open:
                 await wait(self._stop, _POLL_S)
             entries = [(place, entry) for place, entry in self.ledger if place.topic == topic]
             if all(entry.arrived < most for _, entry in entries):
-                await asyncio.sleep(self.settings.linger_s)
+                await asyncio.sleep(linger_s(self.settings.linger_s, spent_s))
             arrived.clear()
+            spent_s = 0.0
             for place, entry in entries:
                 while self._is_waiting_enough():
                     self._moved.clear()
                     await wait(self._moved, _POLL_S)
+                started = monotonic_s()
                 await whole(self._process(place, entry))
+                spent_s += monotonic_s() - started
                 if entry.inbox:
                     arrived.set()
 

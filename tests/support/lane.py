@@ -47,8 +47,10 @@ _BEFORE_MS: Final = 1_700_000_000_000
 _PATIENCE_S: Final = 60.0
 _TROUBLED_S: Final = 15.0
 _POLL_S: Final = 0.03
-#: Of so many news one is put off.
+#: Of so many news one is put off, and of so many one is taken slowly.
 _BUSY: Final = 5
+_SLOW: Final = 3
+_SLOWLY_S: Final = 0.2
 #: Between two looks at the zones, so that some fall into every sweep.
 _STEP_S: Final = 120
 #: Records are in the topics within this.
@@ -173,6 +175,8 @@ class _Receiver(WebhookReceiver):
         # Only news: a new world tells everything again, and that is to go fast.
         if identity not in self._known:
             self._known.add(identity)
+            if len(self._known) % _SLOW == 0:
+                time.sleep(_SLOWLY_S)
             if len(self._known) % _BUSY == 0:
                 return status(503)
         self.accepted.append(received)

@@ -16,7 +16,7 @@ from tests.support.stepped import Kill
 from tests.support.steps import Site, site_of
 
 #: How often a step is tried that a life passed by without reaching it.
-_TRIES: Final = 6
+_TRIES: Final = 10
 #: A kill in the midst of an effect comes at most so late, in milliseconds: inserts take five to twenty.
 _LATEST_MS: Final = 12.0
 
