@@ -90,9 +90,10 @@ _CONSTANTS: Final[Mapping[str, int]] = {
 }
 
 _PLACE: Final = "topic, partition, offset"
-#: What one log must always give, without what says who wrote it and when. `received_at` is the broker's, and equal.
+#: What one log must always give, without what says who wrote it and when. `received_at` is the broker's, and equal. A
+#: chunk ends where another code version takes over, which not every world has seen.
 _TABLES: Final = {
-    **{f"events_{d}": f"SELECT * EXCEPT('^term$') FROM events_{d} FINAL ORDER BY {_PLACE}" for d in DOMAINS},
+    **{f"events_{d}": f"SELECT * EXCEPT('^(term|chunk)$') FROM events_{d} FINAL ORDER BY {_PLACE}" for d in DOMAINS},
     "rejects": f"SELECT {_PLACE}, received_at, stage, reason, detail FROM rejects FINAL ORDER BY {_PLACE}",
     "windows": "SELECT * FROM windows ORDER BY ALL",
     "asset_state": "SELECT * FROM asset_state FINAL ORDER BY ALL",
