@@ -17,4 +17,5 @@ def test_a_tenth_of_the_time_is_spent_on_small_batches(spent: float, pause: floa
 
 
 def test_who_does_not_want_to_wait_never_waits() -> None:
+    """A setting of zero is kept, whatever batches cost."""
     assert linger_s(0.0, 3.0) == 0.0
