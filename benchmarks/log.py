@@ -13,6 +13,7 @@ from faust.types import TP
 
 from schemas.contracts import RAW_TOPICS
 from schemas.records import Batch
+from streams.broker import end_offsets
 from streams.fetching import keep_blocks
 from streams.settings import Settings
 from streams.transport import as_batch, counted
@@ -55,11 +56,8 @@ async def _read(settings: Settings, count: int) -> list[Batch]:
     await consumer.start()
     found: dict[TP, list[Any]] = defaultdict(list)
     try:
-        places = [
-            TopicPartition(topic, partition)
-            for topic in RAW_TOPICS.values()
-            for partition in await _partitions(consumer, topic)
-        ]
+        # The consumer's own metadata knows only topics that it was asked for.
+        places = [TopicPartition(place.topic, place.partition) for place in end_offsets(settings)]
         consumer.assign(places)
         await consumer.seek_to_beginning(*places)
         left = count
@@ -75,11 +73,6 @@ async def _read(settings: Settings, count: int) -> list[Batch]:
     return [
         part for place, run in sorted(found.items()) for part in _parted(as_batch(place, run), settings.batch_records)
     ]
-
-
-async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
-    await consumer.topics()
-    return sorted(consumer.partitions_for_topic(topic) or ())
 
 
 def _parted(batch: Batch, most: int) -> Iterator[Batch]:
