@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import repeat
 from typing import Final
 
 import numpy as np
@@ -54,6 +55,7 @@ _ZONE_BITS: Final = 20
 # The packed last value: steps offset to be positive in 40 bits, milliseconds into the window above them.
 _LAST_BITS: Final = 40
 _LAST_ZERO: Final = 1 << (_LAST_BITS - 1)
+_UNKNOWN: Final = -1
 
 _INSTANT: Final = pl.Datetime("ms", "UTC")
 _PAIRS: Final = {"zone_set": pl.UInt32(), "zone": pl.Int64()}
@@ -97,9 +99,9 @@ class Codes:
     def metrics(self, kinds: pl.Series, fields: pl.Series, resolutions: Mapping[str, float]) -> list[int]:
         """The number of each metric `kind.field`; a new one gets the next."""
         pairs = list(zip(kinds.to_list(), fields.to_list(), strict=True))
-        numbers = list(map(self._metrics.get, pairs))
-        if None not in numbers:
-            return numbers  # type: ignore[return-value]
+        numbers = list(map(self._metrics.get, pairs, repeat(_UNKNOWN)))
+        if _UNKNOWN not in numbers:
+            return numbers
         return [self._metric(pair, resolutions[pair[1]]) for pair in pairs]
 
     def _metric(self, pair: tuple[str, str], resolution: float) -> int:

@@ -34,20 +34,6 @@ _PATIENCE_S: Final = 3_600 if _ALL else 900
 #: All of them together are every step.
 _PARTS: Final = 4 if _ALL else 1
 
-#: Places that a life reaches only after a fault that no life here has: what that is.
-_NEED_A_FAULT: Final = {
-    "sinks/clickhouse.py | _client | client.get_client_setting(…)": "ClickHouse over HTTP",
-    "streams/custody.py | Custody.refetch | await self._moved({TP(place.topic, place.partition): entry.fetched})": (
-        "a batch that was fetched went astray"
-    ),
-    "streams/worker.py | Worker._ingest | await self.custody.refetch(place, entry)": "the same",
-    "streams/membership.py | Coordinator._push_error_to_user | await asyncio.wait([self._closing], timeout=_PAUSE_S)": (
-        "Kafka answers what its client does not expect"
-    ),
-    "streams/produce.py | Confirmed.produce | await asyncio.sleep(_PAUSE_S)": "Kafka does not take records",
-    "streams/custody.py | Custody.run | await asyncio.sleep(_PAUSE_S)": "Kafka or ClickHouse is away at a hand-over",
-    "streams/worker.py | Worker._process_loop | await wait(self._stop, _POLL_S)": "records came, and partitions went",
-}
 #: Of the parts that this process has run to their end.
 _reports: list[Report] = []
 
@@ -85,12 +71,11 @@ def test_killed_at_its_steps(number: int, tmp_path: Path, say: Callable[[str], N
 
 @pytest.mark.skipif(not _ALL, reason="a few steps do not reach every place: VIGIE_SWEEP=all takes all of them")
 def test_every_place_is_reached() -> None:
-    """No await and no effect of a worker is left out, but for those that a rule excuses and those that need a fault."""
+    """No await and no effect of a worker is left out, but for those that a rule excuses."""
     if len(_reports) < _PARTS:
         pytest.skip(f"{len(_reports)} of {_PARTS} parts were run in this process")
     reached = {site_of(step) for report in _reports for step in report.work.reached}
     imported = {module for report in _reports for module in report.work.imported}
     sites = {site.name: site for site in _reports[0].sites}
     must = {name for name, site in sites.items() if name not in reached and excuse(site, imported) is None}
-    assert must <= set(_NEED_A_FAULT)
-    assert set(_NEED_A_FAULT) <= set(sites), "named here and not in the code any more"
+    assert must == set()

@@ -90,20 +90,19 @@ _CONSTANTS: Final[Mapping[str, int]] = {
 }
 
 _PLACE: Final = "topic, partition, offset"
-#: What one log must always give, without what says who wrote it and when. `received_at` is the broker's, and equal. A
-#: chunk ends where another code version takes over, which not every world has seen.
+#: What one log must always give, without what says who wrote it and when. `received_at` is the broker's, and equal.
 _TABLES: Final = {
-    **{f"events_{d}": f"SELECT * EXCEPT('^(term|chunk)$') FROM events_{d} FINAL ORDER BY {_PLACE}" for d in DOMAINS},
+    **{f"events_{d}": f"SELECT * EXCEPT('^term$') FROM events_{d} FINAL ORDER BY {_PLACE}" for d in DOMAINS},
     "rejects": f"SELECT {_PLACE}, received_at, stage, reason, detail FROM rejects FINAL ORDER BY {_PLACE}",
     "windows": "SELECT * FROM windows ORDER BY ALL",
     "asset_state": "SELECT * FROM asset_state FINAL ORDER BY ALL",
 }
-#: How each alert stood at an instant: what time alone brings later depends on when somebody asks.
+#: The newest of each alert. What a look at the zones brought after an instant depends on when somebody asks.
 _ALERTS: Final = """
 SELECT * FROM (
     SELECT * EXCEPT (transition_id, sequence, topic, epoch, partition, offset),
         countIf(state = 'firing') OVER (PARTITION BY fingerprint, starts_at) > 0 AS fired
-    FROM alert_transitions FINAL WHERE at <= fromUnixTimestamp64Milli({})
+    FROM alert_transitions FINAL WHERE topic != '' OR at <= fromUnixTimestamp64Milli({})
     ORDER BY sequence DESC LIMIT 1 BY fingerprint, starts_at
 ) ORDER BY ALL
 """
@@ -199,6 +198,8 @@ class Lane:
         self._world = 0
         self.is_young = True
         """Whether this world's worker has never been left alone: alerts that time alone brings may be missing."""
+        self.has_upgraded = False
+        """Whether this world has seen two code versions: chunks end where another one takes over."""
         self._lives = 0
         self._versions = 0
 
@@ -262,7 +263,7 @@ class Lane:
                 shutil.rmtree(self.folder / self.group)
             self.kafka.create_topic(leader_topic(f"sweep-{self._world + 1}"), partitions=1)
         self._world += 1
-        self.is_young = True
+        self.is_young, self.has_upgraded = True, False
         (self.folder / self.group).mkdir(parents=True)
         self.began = Began.NEW
 
@@ -274,6 +275,7 @@ class Lane:
     def upgrade(self) -> None:
         """Let the workers from now on be of another code version, by their own account."""
         self._versions += 1
+        self.has_upgraded = True
         self.began = Began.UPGRADED
 
     # -- lives
@@ -427,10 +429,11 @@ class Lane:
             *oracles.letter_faults(stored, told),
         ]
 
-    def tables(self, until_ms: int) -> dict[str, oracles.Rows]:
-        """What this world has made of the log, in an order that any other has too; alerts as they stood at that
-        instant, which every partition and the zones must have passed."""
-        asked = _TABLES | {"alerts": _ALERTS.format(until_ms)}
+    def tables(self, until_ms: int, *, chunks: bool) -> dict[str, oracles.Rows]:
+        """What this world has made of the log, in an order that any other has too; alerts of zones as they stood
+        at that instant, which every partition must have passed. Without `chunks` no event tells its chunk."""
+        asked = {name: sql if chunks else sql.replace("^term$", "^(term|chunk)$") for name, sql in _TABLES.items()}
+        asked["alerts"] = _ALERTS.format(until_ms)
         return dict(zip(asked, self._reader.rows(self.url, *asked.values()), strict=True))
 
 

@@ -235,7 +235,7 @@ class Sweep:
         """Every oracle, once everything is delivered: what a worker's last look at the zones found was stored and told
         to Kafka, and the rest is its successor's business."""
         faults: list[str] = []
-        while not faults and not lane.is_caught_up():
+        if not lane.is_caught_up():
             faults = self._live(lane, Job(lane.began), Course.CAUGHT_UP).faults
         with self._lock:
             self.report.checks += 1
@@ -270,12 +270,13 @@ class Sweep:
 
     def _compare(self, lane: Lane) -> None:
         """The world that saw the kills against one that nobody disturbs, over the same log."""
-        until_ms = round(time.time() * 1_000)
+        until_ms, chunks = round(time.time() * 1_000), not lane.has_upgraded
         rested = lane.live(Course.RESTED)
-        disturbed = lane.tables(until_ms)
+        disturbed = lane.tables(until_ms, chunks=chunks)
         lane.renew(keep=True)
         again = lane.live(Course.RESTED)
-        faults = [*rested.faults, *again.faults, *differences(disturbed, lane.tables(until_ms)), *self._checked(lane)]
+        faults = [*rested.faults, *again.faults, *differences(disturbed, lane.tables(until_ms, chunks=chunks))]
+        faults += self._checked(lane)
         if faults:
             with self._lock:
                 self.report.violations.append(Violation([f"compared at the end: {f}" for f in faults], (), False))
