@@ -69,14 +69,15 @@ class ZoneMaps:
     def __init__(self, sets: ZoneSets) -> None:
         """`sets`: jurisdiction and code by layer ("" where none) of each zone set; it may grow."""
         self._sets = sets
-        self._array: Any = pa.array([], type=_ZONES)
+        self._array: Any = pa.nulls(0, _ZONES)
 
     def take(self, zone_set: pl.Series) -> Any:
         """The zones of each row, without the layers that have none there."""
         if len(self._array) < len(self._sets):
             known = [self._sets[number][1] for number in range(len(self._sets))]
             maps = [[(layer, code) for layer, code in codes.items() if code] for codes in known]
-            self._array = pa.array(maps, type=_ZONES)
+            layers, codes = (_arrow([pair[at] for pairs in maps for pair in pairs], pl.String()) for at in (0, 1))
+            self._array = _map_array(list(map(len, maps)), layers, codes, _ZONES)
         return self._array.take(zone_set.to_arrow())
 
 
@@ -145,16 +146,25 @@ def _maps(frame: pl.DataFrame, names: Sequence[str], dtype: pl.DataType, arrow: 
     """One map per row, from column names to values, without the nulls."""
     present = [name for name in names if frame[name].null_count() < len(frame)]
     if not present:
-        return pa.array([[]] * len(frame), type=arrow)
+        return _map_array([0] * len(frame), _arrow([], pl.String()), _arrow([], dtype), arrow)
     filled = np.column_stack([frame[name].is_not_null().to_numpy() for name in present])
-    offsets = np.concatenate(([0], np.cumsum(filled.sum(axis=1)))).astype(np.int32)
     rows, columns = np.nonzero(filled)
-    keys = pa.array(present).take(columns)
-    # Row by row, one column after the other: the order in which the offsets count.
-    values = pl.concat([frame[name].cast(dtype).alias("value") for name in present]).to_arrow()
-    items = values.take(columns * len(frame) + rows).cast(arrow.item_type)
+    keys = pl.Series(present)[columns]
+    # Row by row, one column after the other: the order in which the maps count.
+    values = pl.concat([frame[name].cast(dtype).alias("value") for name in present])
+    return _map_array(filled.sum(axis=1), keys.to_arrow(), values[columns * len(frame) + rows].to_arrow(), arrow)
+
+
+def _map_array(lengths: Sequence[int] | np.ndarray, keys: Any, items: Any, arrow: Any) -> Any:
+    """Maps of so many pairs each, one after the other."""
+    offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int32)), dtype=np.int32)
     array: Any = pa.MapArray
-    return array.from_arrays(offsets, keys, items)
+    return array.from_arrays(_arrow(offsets, pl.Int32()), keys.cast(arrow.key_type), items.cast(arrow.item_type))
+
+
+def _arrow(values: Sequence[Any] | np.ndarray, dtype: pl.DataType) -> Any:
+    """An array that Polars makes: PyArrow's own way from Python and NumPy imports Pandas, a third of a second."""
+    return pl.Series(values, dtype=dtype).to_arrow(compat_level=_OLDEST)
 
 
 def window_tables(rows: pl.DataFrame, origin: Origin, chunk: int, next_offset: int) -> Iterator[tuple[str, pa.Table]]:

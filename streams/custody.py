@@ -29,6 +29,7 @@ from streams.transport import NotOursError
 RAW: Final = frozenset(RAW_TOPICS.values())
 _PAUSE_S: Final = 1.0
 _LOOK_S: Final = 30.0
+_FETCH_S, _SHORT_FETCH_S = 1.0, 0.05
 
 
 class Patience:
@@ -109,6 +110,11 @@ class Custody:
     def pause_s(self) -> float:
         """A quarter of the linger: while a batch gathers, a few fetches are enough."""
         return self._settings.linger_s / 4
+
+    @property
+    def patience_s(self) -> float:
+        """Little while partitions are taken over: they are moved when that is done."""
+        return _FETCH_S if self.is_open else _SHORT_FETCH_S
 
     def wants_batches(self, topic: str) -> bool:
         """Raw topics and alerts come by the batch; Faust's own topics by the record."""

@@ -26,6 +26,7 @@ from streams.membership import take_places_again
 from streams.reading import Readings
 
 SCHEME: Final = "vigie"
+_FETCH_WAIT_MS: Final = 250
 
 
 class Keeper(Protocol):
@@ -34,6 +35,11 @@ class Keeper(Protocol):
     @property
     def pause_s(self) -> float:
         """Seconds to wait after a fetch that brought little."""
+        ...
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds that a fetch may wait for records; as long may a `move` have to wait."""
         ...
 
     async def drain(self) -> None:
@@ -100,6 +106,13 @@ class ClientThread(aiokafka.AIOKafkaConsumerThread):
         return {tp: state for tp, state in found.items() if state is not None}
 
     # The signatures are Faust's.
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust would have the broker keep a fetch that finds nothing for 1.5 s, and a partition that is moved meanwhile
+        # is not read before that is over. Idle, it is four short requests per second and broker.
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
+        return consumer
+
     async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
         records = await super()._fetch_records(consumer, *args, **kwargs)
         self.readings.fetched(records, self._states(consumer.assignment()))
@@ -148,6 +161,11 @@ class BatchConsumer(aiokafka.Consumer):
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109
         async with self._fetching:
             generation, mark = self.app.consumer_generation_id, self._mark
+            timeout = min(timeout, self._keeper.patience_s)
+            if self.flow_active and not self._get_active_partitions():
+                # Faust would wait for a second, and whoever is to move them with it.
+                await asyncio.sleep(timeout)
+                return
             records, active = await self._wait_next_records(timeout)
             since = {tp: self._thread.readings.since(tp, run) for tp, run in (records or {}).items() if run}
         if not records or self.should_stop:

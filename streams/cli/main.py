@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
@@ -38,3 +40,26 @@ def main() -> None:
 
     Exit codes: 0 done, 1 something failed (the message says what to do), 2 wrong usage.
     """
+
+
+def run() -> NoReturn:
+    """The command as a process: its end is the process's.
+
+    What commands open they close. To take the interpreter apart after that would take a worker more than a second on a
+    busy machine, during which nothing watches whether it ends: threads of native libraries can hold it up.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        code = end.code
+    else:
+        code = 0
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        # What cannot be written any more was not said.
+        code = code or 1
+    os._exit(code)

@@ -10,6 +10,7 @@ import asyncio
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping, Set
 from importlib import import_module
+from inspect import getsource
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Keeper:
     """Wants batches of the city's topics, and writes down what it hears."""
 
     pause_s = 0.0
+    patience_s = 1.0
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
@@ -66,6 +68,9 @@ class Given(BatchConsumer):
             self.fetching.set()
             await self.answered.wait()
         return self.records, self.active
+
+    def _get_active_partitions(self) -> set[TP]:
+        return {SENSOR} if self.active is None else self.active
 
     async def seek_to_committed(self) -> Any:
         return self.told
@@ -309,6 +314,32 @@ def test_a_partition_that_has_gone_cannot_be_moved() -> None:
         return [message.value.mark async for _, message in consumer.getmany(0.1)]  # type: ignore[union-attr]
 
     assert asyncio.run(get()) == [0]
+
+
+def test_where_there_is_nothing_to_fetch_nobody_waits_for_it() -> None:
+    """Faust sleeps for a second while no partition is active, which a move of the first ones had to wait for."""
+
+    async def get() -> list[Any]:
+        consumer = await _consumer({SENSOR: run_of(SENSOR, 5)}, active=set())
+        consumer._keeper.patience_s = 0.01  # type: ignore[misc]
+        async with asyncio.timeout(0.5):
+            return [pair async for pair in consumer.getmany(1.0)]
+
+    assert asyncio.run(get()) == []
+
+
+def test_a_broker_keeps_an_empty_fetch_for_a_moment_only() -> None:
+    """A partition that is moved while it does is not read before: the client has one fetch at a time under way."""
+
+    async def get() -> Any:
+        thread = (await _consumer({}))._thread
+        consumer = thread._create_worker_consumer(thread.transport)
+        await consumer.stop()
+        return consumer
+
+    consumer = asyncio.run(get())
+    assert "fetch_max_wait_ms=self._fetch_max_wait_ms" in getsource(type(consumer).start)
+    assert consumer._fetch_max_wait_ms <= 250
 
 
 def test_a_move_waits_for_the_fetch_that_is_under_way() -> None:
