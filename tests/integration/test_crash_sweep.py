@@ -45,6 +45,14 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return lambda line: terminal.write_line(line)
 
 
+def told(report: Report, say: Callable[[str], None]) -> None:
+    """Show what a sweep has done; nothing may have been violated."""
+    say("")
+    for line in report.lines():
+        say(line)
+    assert [fault for violation in report.violations for fault in violation.faults] == []
+
+
 @pytest.mark.timeout(_PATIENCE_S)
 @pytest.mark.parametrize("number", range(_PARTS))
 def test_killed_at_its_steps(number: int, tmp_path: Path, say: Callable[[str], None]) -> None:
@@ -55,10 +63,7 @@ def test_killed_at_its_steps(number: int, tmp_path: Path, say: Callable[[str], N
         report = Sweep(tmp_path, seed=_SEED, lanes=_LANES, part=(number, _PARTS)).run()
     else:
         report = Sweep(tmp_path, seed=_SEED, lanes=_LANES, share=0.0, sample=_SAMPLE).run()
-    say("")
-    for line in report.lines():
-        say(line)
-    assert [fault for violation in report.violations for fault in violation.faults] == []
+    told(report, say)
     assert set(report.work.done) <= report.work.reached
     assert len(report.work.reached) > 200, "so few steps are no loop: look at how they are found"
     if _ALL:
@@ -69,13 +74,32 @@ def test_killed_at_its_steps(number: int, tmp_path: Path, say: Callable[[str], N
         assert report.kills > 5
 
 
-@pytest.mark.skipif(not _ALL, reason="a few steps do not reach every place: VIGIE_SWEEP=all takes all of them")
-def test_every_place_is_reached() -> None:
-    """No await and no effect of a worker is left out, but for those that a rule excuses."""
+@pytest.mark.skipif(not _ALL, reason="another worker and a gateway take their time: VIGIE_SWEEP=all has them")
+@pytest.mark.timeout(_PATIENCE_S)
+def test_killed_while_another_comes_and_goes(tmp_path: Path, say: Callable[[str], None]) -> None:
+    """The same for a worker whose partitions change hands, over HTTP: at what only such a worker does, and at a sample
+    of the rest."""
+    require_kafka()
     if len(_reports) < _PARTS:
         pytest.skip(f"{len(_reports)} of {_PARTS} parts were run in this process")
+    elsewhere = {step for report in _reports for step in report.work.done}
+    report = Sweep.of_pairs(tmp_path, seed=_SEED, lanes=2, sample=_SAMPLE, elsewhere=elsewhere).run()
+    told(report, say)
+    _reports.append(report)
+    assert report.work.missed == []
+    assert report.work.reached - elsewhere <= set(report.work.done)
+
+
+@pytest.mark.skipif(not _ALL, reason="a few steps do not reach every place: VIGIE_SWEEP=all takes all of them")
+def test_every_place_is_reached() -> None:
+    """No await and no effect of a worker is left out, but for those that a rule excuses; and wherever a worker has been
+    seen, one was killed."""
+    if len(_reports) <= _PARTS:
+        pytest.skip(f"{len(_reports)} of {_PARTS + 1} parts were run in this process")
     reached = {site_of(step) for report in _reports for step in report.work.reached}
     imported = {module for report in _reports for module in report.work.imported}
     sites = {site.name: site for site in _reports[0].sites}
     must = {name for name, site in sites.items() if name not in reached and excuse(site, imported) is None}
     assert must == set()
+    killed = {step for report in _reports for step in report.work.done}
+    assert {step for report in _reports for step in report.work.reached} == killed

@@ -19,6 +19,7 @@ from tests.support.pipeline import Command
 
 #: A second worker is there within seconds, and gone within its drain deadline and a session.
 _PATIENCE_S: Final = 60.0
+_MANY: Final = 4
 
 _SETTINGS: Final[dict[str, object]] = {
     # A worker hears of a rebalance by its heartbeat, three in a session.
@@ -54,7 +55,9 @@ class PairLane(Lane):
                 if joined:
                     self.send()
                     self._wait(life, process, self.is_caught_up, "both had caught up")
-                    self.send()
+                    # So many that the first is at work on them when it gets the partitions of the other.
+                    for _ in range(_MANY):
+                        self.send()
             self._wait(life, process, lambda: self.topics.members(self.group) == 1, "the other one had gone")
             self._wait(life, process, self.is_caught_up, "it had caught up with what the other one left")
             self.send()

@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from aiokafka.errors import KafkaConnectionError
+
 from tests.support.steps import ROOT, Hook, install, module_of, site_of, sites
 
 #: Beside the steps the file holds the modules of ours that were imported, so marked.
@@ -79,13 +81,15 @@ def recorder(file: Path, kill: Kill | None, die: Callable[[], None], trouble: st
 
 
 def expected_error(name: str) -> BaseException:
-    """The error that the code around a step expects there: the first that its `try` names, else a lost connection."""
+    """The error that the code around a step expects there: the first that its `try` names, else a lost connection, as
+    Kafka's client tells of one in `streams`."""
     site = next(one for one in sites(ROOT / name.split(" | ")[0]) if one.name == site_of(name))
     for caught in site.catches:
         kind: type[BaseException] = eval(caught, vars(sys.modules[module_of(site.file)]))
         if kind not in (Exception, BaseException, asyncio.CancelledError):
             return kind("made by a test")
-    return ConnectionResetError("made by a test")
+    lost = KafkaConnectionError if site.file.startswith("streams/") else ConnectionResetError
+    return lost("made by a test")
 
 
 def die_at_once() -> None:

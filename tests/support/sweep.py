@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,12 +112,23 @@ class Sweep:
         self.report = Report(found, Worklist(found, seed=seed, share=share, only=only, sample=sample, part=part))
 
     @classmethod
-    def of_pairs(cls, folder: Path, *, seed: int, lanes: int, sample: float, only: str = "") -> Sweep:
-        """A sweep over `sample` of the steps that a worker takes while another one joins and leaves."""
+    def of_pairs(
+        cls,
+        folder: Path,
+        *,
+        seed: int,
+        lanes: int,
+        sample: float,
+        only: str = "",
+        elsewhere: Collection[str] | None = None,
+    ) -> Sweep:
+        """A sweep over `sample` of the steps that a worker takes while another one joins and leaves, and over all those
+        that were not reached `elsewhere`, by workers that were alone and had an embedded ClickHouse."""
         sweep = cls(folder, seed=seed, lanes=lanes, only=only)
         sweep._make = PairLane
+        found = list(sweep.report.sites)
         sweep.report.work = Worklist(
-            list(sweep.report.sites), seed=seed, share=0.0, only=only, phase=Phase.QUIET, sample=sample
+            found, seed=seed, share=0.0, only=only, phase=Phase.QUIET, sample=sample, elsewhere=elsewhere
         )
         return sweep
 
@@ -190,7 +201,8 @@ class Sweep:
     def _prepare(self, lane: Lane, job: Job, chain: list[Job]) -> list[Job]:
         """Bring about what the job begins with. The chain that it then continues."""
         if job.began is Began.NEW:
-            if job.tries or not chain or chain[-1].began is not Began.NEW:
+            alone = job.tries or job.trouble
+            if alone or not chain or chain[-1].began is not Began.NEW or chain[-1].trouble:
                 self._settle(lane, chain)
                 lane.renew()
                 return []

@@ -93,12 +93,26 @@ def test_effects_are_killed_in_their_midst_and_fail() -> None:
 
 
 def test_only_steps_that_expect_an_error_fail() -> None:
-    """An await without a `try` around it has no error to expect."""
-    expecting, plain = site("a()", catches=("OSError",)), site("b()")
-    work = worklist(expecting, plain)
-    work.note(life(Began.CLEAN, [before(expecting), before(plain)]))
+    """An await without a `try` around it has no error to expect, unless a library is asked that has errors of its own."""
+    expecting, library, plain = site("a()", catches=("OSError",)), site("await super().a()"), site("b()")
+    work = worklist(expecting, library, plain)
+    work.note(life(Began.CLEAN, [before(expecting), before(library), before(plain)]))
     work.open()
-    assert [job.trouble for job in taken(work) if job.trouble] == [before(expecting)]
+    assert {job.trouble for job in taken(work) if job.trouble} == {before(expecting), before(library)}
+
+
+def test_what_only_a_new_world_does_fails_there_after_everything_else() -> None:
+    """Such a life works a world off, so that those which still want it new come before it."""
+    making, filling = site("make()", catches=("OSError",)), site("fill()")
+    work = worklist(making, filling)
+    work.note(life(Began.NEW, [before(making), before(filling)]))
+    work.open()
+    jobs = taken(work)
+    assert [(job.began, job.trouble) for job in jobs] == [
+        (Began.NEW, None),
+        (Began.NEW, None),
+        (Began.NEW, before(making)),
+    ]
 
 
 def test_a_kill_that_is_passed_by_comes_again_and_is_told_at_last() -> None:
@@ -122,6 +136,15 @@ def test_one_phase_alone() -> None:
     work.open()
     assert {(job.kill.step, job.phase) for job in taken(work) if job.kill} == {(both, Phase.END), (ending, Phase.END)}
     assert work.reached == {both, ending}
+
+
+def test_a_phase_alone_and_what_was_not_killed_at_elsewhere() -> None:
+    """What only these lives do is killed at in whatever phase it is reached; of the rest, a sample in that phase."""
+    known, ours = before(site("known()")), before(site("ours()"))
+    work = Worklist([], seed=1, share=0.0, phase=Phase.END, sample=0.0, elsewhere={known})
+    work.note(life(Began.CLEAN, [known, ours], [known]))
+    work.open()
+    assert [(job.kill.step, job.phase) for job in taken(work) if job.kill] == [(ours, Phase.BACKLOG)]
 
 
 def test_a_part_is_drawn_by_the_seed() -> None:

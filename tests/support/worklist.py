@@ -7,6 +7,7 @@ import random
 import re
 import threading
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 from zlib import crc32
@@ -53,9 +54,9 @@ class Worklist:
 
     Besides, effects that change something get one in their midst; steps around which an error is expected get a life
     in which they raise it; and `share` of the steps that are reached again and again, or while a worker drains, get
-    another kill there. `only` takes none but the steps whose name holds that text. With `phase`, `sample` of the steps
-    that are reached in that phase of a life are killed at there, and nothing else is done. `part` (i, n) takes the i-th
-    of n parts of all steps: the parts together are all of them.
+    another kill there. `only` takes none but the steps whose name holds that text. With `phase` nothing is done but
+    kills at `sample` of the steps that are reached in that phase of a life, and at every step that is not `elsewhere`,
+    if that is given. `part` (i, n) takes the i-th of n parts of all steps: the parts together are all of them.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Worklist:
         phase: Phase | None = None,
         sample: float = 1.0,
         part: tuple[int, int] = (0, 1),
+        elsewhere: Collection[str] | None = None,
     ) -> None:
         self.reached: set[str] = set()
         self.imported: set[str] = set()
@@ -80,6 +82,7 @@ class Worklist:
         self._phase = phase
         self._sample = sample
         self._part = part
+        self._elsewhere = elsewhere
         self._known: set[tuple[str, str]] = set()
         self._waiting: dict[str, Job] = {}
         self._new: list[Job] = []
@@ -134,7 +137,9 @@ class Worklist:
         rng = random.Random(f"{self._seed}|{step}|{job.phase}")
         assert job.kill is not None
         if self._phase is not None:
-            if job.phase is self._phase and self._is_unknown(step, "first") and rng.random() < self._sample:
+            new = self._elsewhere is not None and step not in self._elsewhere
+            wanted = new or (job.phase is self._phase and rng.random() < self._sample)
+            if wanted and self._is_unknown(step, "first"):
                 self._push(job, rng)
             return
         if self._is_unknown(step, "first"):
@@ -145,11 +150,11 @@ class Worklist:
                 kill = replace(job.kill, delay_ms=round(rng.uniform(0.3, _LATEST_MS), 2))
                 self._push(replace(job, kill=kill, first=False), rng)
         site = self._sites.get(site_of(step))
-        may_fail = site is not None and (site.kind == "effect" or (site.kind == "await" and site.catches))
         if (
-            may_fail
+            site is not None
+            and _may_fail(site)
             and " | before" in step
-            and job.began is Began.CLEAN
+            and job.began in (Began.CLEAN, Began.NEW)
             and self._is_unknown(site_of(step), "fails")
             and random.Random(f"{self._seed}|{step}|fails").random() < self._sample
         ):
@@ -167,7 +172,7 @@ class Worklist:
 
     def _push(self, job: Job, rng: random.Random) -> None:
         self._count += 1
-        if job.began is Began.NEW and not job.tries:
+        if job.began is Began.NEW and job.trouble is None and not job.tries:
             # In the order of a life: each can then be reached from what the kill before it has left.
             self._new.append(job)
             self._new.sort(key=lambda one: (PHASES.index(one.phase), one.position))
@@ -207,6 +212,14 @@ class Worklist:
         with self._changed:
             self._stopped = self._is_open = True
             self._changed.notify_all()
+
+
+def _may_fail(site: Site) -> bool:
+    """Whether the code there must be ready for an error: it asks ClickHouse or a receiver, stands in a `try`, or awaits
+    the method of a library that it overrides."""
+    return site.kind == "effect" or (
+        site.kind == "await" and (bool(site.catches) or site.text.startswith("await super()."))
+    )
 
 
 def _is_writing(step: str) -> bool:
