@@ -93,7 +93,7 @@ def test_effects_are_killed_in_their_midst_and_fail() -> None:
 
 
 def test_only_steps_that_expect_an_error_fail() -> None:
-    """An await without a `try` around it has no error to expect, unless a library is asked that has errors of its own."""
+    """An await without a `try` around it has no error to expect, unless it asks a library with errors of its own."""
     expecting, library, plain = site("a()", catches=("OSError",)), site("await super().a()"), site("b()")
     work = worklist(expecting, library, plain)
     work.note(life(Began.CLEAN, [before(expecting), before(library), before(plain)]))
