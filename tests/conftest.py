@@ -32,5 +32,12 @@ def clickhouse(_engine: Sink) -> Sink:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start servers come first: where several run at a time, the quick ones fill what is left."""
-    items.sort(key=lambda item: item.get_closest_marker("integration") is None)
+    """Tests that start servers come first, then those on ClickHouse: where several run at a time, the quick ones fill
+    what is left."""
+    items.sort(key=_quickness)
+
+
+def _quickness(item: pytest.Item) -> int:
+    if item.get_closest_marker("integration") is not None:
+        return 0
+    return 1 if "clickhouse" in getattr(item, "fixturenames", ()) else 2

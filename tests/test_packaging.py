@@ -107,7 +107,7 @@ def test_the_wheel_brings_the_command_and_the_transport(wheel: Path) -> None:
     """Faust finds the batch transport by its entry point, whatever folder the worker is started in."""
     (path,) = wheel.glob("vigie-*.dist-info/entry_points.txt")
     text = path.read_text("utf-8")
-    assert "[console_scripts]\nvigie = streams.cli.main:main" in text
+    assert "[console_scripts]\nvigie = streams.cli.main:run" in text
     assert "[faust.transports]\nvigie = streams.transport:Transport" in text
 
 
@@ -119,7 +119,7 @@ def test_the_installed_project_brings_the_transport() -> None:
 
 def test_the_wheel_runs_from_anywhere(wheel: Path, tmp_path: Path) -> None:
     """In a folder that knows nothing of the project, the command names its version and makes the synthetic city."""
-    command = (sys.executable, "-c", "from streams.cli.main import main; main()")
+    command = (sys.executable, "-c", "from streams.cli.main import run; run()")
     told = run(*command, "--version", folder=tmp_path, PYTHONPATH=str(wheel))
     assert told.strip().endswith(f"version {_PROJECT['version']}")
     run(*command, "territory", "synth", "--out", "city", folder=tmp_path, PYTHONPATH=str(wheel))

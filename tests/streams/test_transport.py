@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.errors import CommitFailedError, IllegalGenerationError, IllegalStateError, KafkaConnectionError
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP, ConsumerMessage
 
@@ -94,7 +94,7 @@ def run_of(tp: TP, *offsets: int) -> list[ConsumerRecord]:
     return [record(tp, offset) for offset in offsets]
 
 
-async def _consumer(records: Mapping[TP, list[ConsumerRecord]], **changes: Any) -> Given:
+async def a_consumer(records: Mapping[TP, list[ConsumerRecord]], **changes: Any) -> Given:
     async def nothing(*args: Any) -> None: ...
 
     settings = load(batch_records=FULL, linger_s=0.0)
@@ -112,7 +112,7 @@ def fetched(records: Mapping[TP, list[ConsumerRecord]], **changes: Any) -> list[
     """Messages of one fetch. `changes`: attributes of the consumer."""
 
     async def get() -> list[tuple[TP, ConsumerMessage]]:
-        consumer = await _consumer(records, **changes)
+        consumer = await a_consumer(records, **changes)
         return [pair async for pair in consumer.getmany(0.1)]
 
     return asyncio.run(get())
@@ -122,7 +122,7 @@ def heard(do: Callable[[Given], Awaitable[object]], **changes: Any) -> list[Any]
     """What the keeper hears of a consumer."""
 
     async def get() -> list[Any]:
-        consumer = await _consumer({}, **changes)
+        consumer = await a_consumer({}, **changes)
         await do(consumer)
         return list(consumer._keeper.heard)  # type: ignore[attr-defined]
 
@@ -206,7 +206,7 @@ def test_a_rebalance_between_two_partitions_of_a_fetch_stops_the_second() -> Non
     """A message belongs to the generation it was fetched in; once that ends, the rest of the fetch is nobody's."""
 
     async def get() -> list[TP]:
-        consumer = await _consumer({SENSOR: run_of(SENSOR, 1), OTHER: run_of(OTHER, 8, 9)})
+        consumer = await a_consumer({SENSOR: run_of(SENSOR, 1), OTHER: run_of(OTHER, 8, 9)})
         seen = []
         async for tp, message in consumer.getmany(0.1):
             seen.append(tp)
@@ -222,7 +222,7 @@ def test_a_rebalance_during_a_fetch_drops_all_of_it() -> None:
 
     async def get() -> int:
         fetching, answered = asyncio.Event(), asyncio.Event()
-        consumer = await _consumer({SENSOR: run_of(SENSOR, 1)}, fetching=fetching, answered=answered)
+        consumer = await a_consumer({SENSOR: run_of(SENSOR, 1)}, fetching=fetching, answered=answered)
 
         async def messages() -> int:
             return len([pair async for pair in consumer.getmany(0.1)])
@@ -250,7 +250,7 @@ def test_reading_goes_on_at_the_committed_offsets_until_the_keeper_moves_it() ->
     """Faust's own topics stay there; a partition of which nothing is committed begins where Kafka's setting says."""
 
     async def get() -> tuple[Any, ...]:
-        consumer = await _consumer({}, told={SENSOR: 7, OTHER: None, INTERNAL: 0})
+        consumer = await a_consumer({}, told={SENSOR: 7, OTHER: None, INTERNAL: 0})
         await consumer.perform_seek()
         return dict(consumer._read_offset), dict(consumer._committed_offset), consumer._keeper.heard  # type: ignore[attr-defined]
 
@@ -264,7 +264,7 @@ def test_a_batch_is_handed_on_however_far_faust_has_read() -> None:
     """Faust drops what is older than it has seen; after a move back everything is."""
 
     async def get() -> list[int]:
-        consumer = await _consumer({SENSOR: run_of(SENSOR, 3, 4)})
+        consumer = await a_consumer({SENSOR: run_of(SENSOR, 3, 4)})
         consumer._read_offset[SENSOR] = 90
         offsets = [message.offset async for _, message in consumer.getmany(0.1)]
         assert consumer._read_offset.get(SENSOR) is None
@@ -291,7 +291,7 @@ def test_what_is_fetched_after_a_move_bears_its_mark() -> None:
     """By that mark the keeper tells batches that were asked for before from those that begin where it moved to."""
 
     async def get() -> tuple[list[int], list[dict[TP, int]]]:
-        consumer = await _consumer({SENSOR: run_of(SENSOR, 1)})
+        consumer = await a_consumer({SENSOR: run_of(SENSOR, 1)})
         marks = []
         for offset in (0, 40):
             ((_, message),) = [pair async for pair in consumer.getmany(0.1)]
@@ -308,7 +308,7 @@ def test_a_partition_that_has_gone_cannot_be_moved() -> None:
     """The group took it in between: that is an answer, and the mark stays where it was."""
 
     async def get() -> list[int]:
-        consumer = await _consumer({SENSOR: run_of(SENSOR, 1)}, ours=False)
+        consumer = await a_consumer({SENSOR: run_of(SENSOR, 1)}, ours=False)
         with pytest.raises(NotOursError):
             await consumer.move({SENSOR: 9})
         return [message.value.mark async for _, message in consumer.getmany(0.1)]  # type: ignore[union-attr]
@@ -320,7 +320,7 @@ def test_where_there_is_nothing_to_fetch_nobody_waits_for_it() -> None:
     """Faust sleeps for a second while no partition is active, which a move of the first ones had to wait for."""
 
     async def get() -> list[Any]:
-        consumer = await _consumer({SENSOR: run_of(SENSOR, 5)}, active=set())
+        consumer = await a_consumer({SENSOR: run_of(SENSOR, 5)}, active=set())
         consumer._keeper.patience_s = 0.01  # type: ignore[misc]
         async with asyncio.timeout(0.5):
             return [pair async for pair in consumer.getmany(1.0)]
@@ -332,7 +332,7 @@ def test_a_broker_keeps_an_empty_fetch_for_a_moment_only() -> None:
     """A partition that is moved while it does is not read before: the client has one fetch at a time under way."""
 
     async def get() -> Any:
-        thread = (await _consumer({}))._thread
+        thread = (await a_consumer({}))._thread
         consumer = thread._create_worker_consumer(thread.transport)
         await consumer.stop()
         return consumer
@@ -347,7 +347,7 @@ def test_a_move_waits_for_the_fetch_that_is_under_way() -> None:
 
     async def get() -> list[str]:
         fetching, answered = asyncio.Event(), asyncio.Event()
-        consumer = await _consumer({SENSOR: run_of(SENSOR, 1)}, fetching=fetching, answered=answered)
+        consumer = await a_consumer({SENSOR: run_of(SENSOR, 1)}, fetching=fetching, answered=answered)
         order = []
 
         async def fetch() -> None:
@@ -368,62 +368,3 @@ def test_a_move_waits_for_the_fetch_that_is_under_way() -> None:
         return sorted(order)
 
     assert asyncio.run(get()) == ["fetched under mark 0", "moved to mark 1"]
-
-
-# --- commits
-
-
-class Client:
-    """The client of the consumer's thread: it holds one partition, and commits as it is told to."""
-
-    def __init__(self, error: BaseException | None = None, hangs: bool = False) -> None:
-        self.error, self.hangs = error, hangs
-        self.committed: list[dict[Any, Any]] = []
-
-    async def call_thread(self, call: Any, *arguments: Any) -> Any:
-        return await call(*arguments)
-
-    def assignment(self) -> set[TP]:
-        return {SENSOR}
-
-    def _ensure_consumer(self) -> Client:
-        return self
-
-    async def commit(self, offsets: Mapping[Any, Any]) -> None:
-        if self.hangs:
-            await asyncio.Event().wait()
-        if self.error is not None:
-            raise self.error
-        self.committed.append({TP(*tp): found.offset for tp, found in offsets.items()})
-
-
-@pytest.mark.parametrize(
-    ("client", "offsets", "taken", "committed"),
-    [
-        (Client(), {SENSOR: 5}, True, [{SENSOR: 5}]),
-        (Client(), {SENSOR: 5, OTHER: 3}, False, [{SENSOR: 5}]),
-        (Client(), {OTHER: 3}, False, []),
-        (Client(IllegalGenerationError()), {SENSOR: 5}, False, []),
-        (Client(CommitFailedError("already rebalanced")), {SENSOR: 5}, False, []),
-        (Client(KafkaConnectionError("away")), {SENSOR: 5}, False, []),
-        (Client(hangs=True), {SENSOR: 5}, False, []),
-    ],
-    ids=["taken", "one of two ours", "not ours", "another generation", "rebalanced", "away", "no answer"],
-)
-def test_a_commit_that_fails_is_an_answer_and_no_end(
-    client: Client, offsets: dict[TP, int], taken: bool, committed: list[Any]
-) -> None:
-    """Committed offsets are advice: whatever becomes of them, the worker goes on, and knows it."""
-
-    async def get() -> bool:
-        consumer = await _consumer({}, _thread=client)
-        return await consumer.commit_offsets(offsets, 0.05)
-
-    assert asyncio.run(get()) is taken
-    assert client.committed == committed
-
-
-def test_a_bug_in_a_commit_is_not_taken_for_an_answer() -> None:
-    """Only what Kafka says is."""
-    with pytest.raises(ZeroDivisionError):
-        heard(lambda consumer: consumer.commit_offsets({SENSOR: 5}, 0.05), _thread=Client(ZeroDivisionError()))

@@ -324,28 +324,29 @@ def test_the_real_command_is_stepped(tmp_path: Path) -> None:
     """The runner runs the real worker to its end as if it were not there; and kills it where it is told to."""
     folder = tmp_path / "territory"
     write(versioned(territory()), folder)
-    with broker_in_process() as bootstrap:
-        settings = {
-            "kafka_bootstrap": bootstrap,
-            "clickhouse_url": f"chdb://{tmp_path / 'clickhouse'}",
-            "territories": folder,
-        }
 
-        def worker(trace: Path, *kill: str) -> int:
-            runner = [sys.executable, "-m", "tests.support.stepped", "--record", str(trace), *kill]
-            command = [*runner, "--", "worker", "--until-caught-up"]
+    def worker(trace: Path, *kill: str) -> int:
+        runner = [sys.executable, "-m", "tests.support.stepped", "--record", str(trace), *kill]
+        command = [*runner, "--", "worker", "--until-caught-up"]
+        # Each has a broker of its own: this one would wait a minute for the member before.
+        with broker_in_process() as bootstrap:
+            settings = {
+                "kafka_bootstrap": bootstrap,
+                "clickhouse_url": f"chdb://{tmp_path / 'clickhouse'}",
+                "territories": folder,
+            }
             done = subprocess.run(
                 command, cwd=ROOT, env=environment(settings), capture_output=True, check=False, timeout=60
             )
-            assert not done.returncode or kill, done.stderr
-            return done.returncode
+        assert not done.returncode or kill, done.stderr
+        return done.returncode
 
-        worker(tmp_path / "plain")
-        plain = trace_of(tmp_path / "plain")
-        assert "streams.worker" in plain.imported
-        # Where the tables are known already, so that both lives get there.
-        chosen = next(name for name in plain.hits if "app.start()" in name and "| after" in name)
-        assert worker(tmp_path / "killed", *Kill(chosen).arguments) == -signal.SIGKILL
+    worker(tmp_path / "plain")
+    plain = trace_of(tmp_path / "plain")
+    assert "streams.worker" in plain.imported
+    # Where the tables are known already, so that both lives get there.
+    chosen = next(name for name in plain.hits if "app.start()" in name and "| after" in name)
+    assert worker(tmp_path / "killed", *Kill(chosen).arguments) == -signal.SIGKILL
     killed = trace_of(tmp_path / "killed")
     assert killed.steps[-1] == chosen
     assert killed.hits[chosen] == 1
