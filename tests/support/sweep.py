@@ -4,7 +4,7 @@ Lanes work off one list of kills. Kills come in chains, each worker being the re
 steps are killed in what crashes leave as well; a chain ends with a clean life and the oracles. What a chain breaks is
 attributed by repeating its kills one by one, each in a world of its own.
 
-    python -m tests.support.sweep FOLDER --seed 3 --lanes 3 [--only TEXT]
+    python -m tests.support.sweep FOLDER --seed 3 --lanes 3 [--only PATTERN]
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ def differences(one: Mapping[str, Rows], other: Mapping[str, Rows]) -> Iterator[
 @click.option(
     "--pairs", type=float, help="Instead: this share of the steps taken while another worker joins and leaves."
 )
-@click.option("--only", default="", help="Only steps whose name holds this text.")
+@click.option("--only", default="", help="Only steps in whose name this regular expression is found.")
 def main(folder: Path, seed: int, lanes: int, share: float, pairs: float | None, only: str) -> None:
     """Sweep by hand, into an empty FOLDER."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(message)s")

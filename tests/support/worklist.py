@@ -54,9 +54,9 @@ class Worklist:
 
     Besides, effects that change something get one in their midst; steps around which an error is expected get a life
     in which they raise it; and `share` of the steps that are reached again and again, or while a worker drains, get
-    another kill there. `only` takes none but the steps whose name holds that text. With `phase` nothing is done but
-    kills at `sample` of the steps that are reached in that phase of a life, and at every step that is not `elsewhere`,
-    if that is given. `part` (i, n) takes the i-th of n parts of all steps: the parts together are all of them.
+    another kill there. `only` takes none but the steps in whose name that expression is found. With `phase` nothing is
+    done but kills at `sample` of the steps that are reached in that phase of a life, and, if that is given, at every
+    step that is not `elsewhere`. `part` (i, n) takes the i-th of n parts of all steps: the parts together are all.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Worklist:
         self._sites = {site.name: site for site in sites}
         self._seed = seed
         self._share = share
-        self._only = only
+        self._only = re.compile(only)
         self._phase = phase
         self._sample = sample
         self._part = part
@@ -108,7 +108,7 @@ class Worklist:
             for phase, hits in life.hits.items():
                 for position, (step, n) in enumerate(hits.items()):
                     self.reached.add(step)
-                    if self._only not in step:
+                    if not self._only.search(step):
                         continue
                     job = Job(life.began, phase, Kill(step), trouble, after, position)
                     if life.began is Began.NEW and not self._is_open:
