@@ -161,12 +161,7 @@ class BatchConsumer(aiokafka.Consumer):
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109
         async with self._fetching:
             generation, mark = self.app.consumer_generation_id, self._mark
-            timeout = min(timeout, self._keeper.patience_s)
-            if self.flow_active and not self._get_active_partitions():
-                # Faust would wait for a second, and whoever is to move them with it.
-                await asyncio.sleep(timeout)
-                return
-            records, active = await self._wait_next_records(timeout)
+            records, active = await self._wait_next_records(min(timeout, self._keeper.patience_s))
             since = {tp: self._thread.readings.since(tp, run) for tp, run in (records or {}).items() if run}
         if not records or self.should_stop:
             return

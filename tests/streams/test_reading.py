@@ -83,9 +83,6 @@ class Reader(BatchConsumer):
 
     client: Client
 
-    def _get_active_partitions(self) -> set[TP]:
-        return {SENSOR}
-
     async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's own signature
         return await self._getmany(active_partitions={SENSOR}, timeout=timeout), {SENSOR}
 

@@ -69,9 +69,6 @@ class Given(BatchConsumer):
             await self.answered.wait()
         return self.records, self.active
 
-    def _get_active_partitions(self) -> set[TP]:
-        return {SENSOR} if self.active is None else self.active
-
     async def seek_to_committed(self) -> Any:
         return self.told
 
@@ -314,18 +311,6 @@ def test_a_partition_that_has_gone_cannot_be_moved() -> None:
         return [message.value.mark async for _, message in consumer.getmany(0.1)]  # type: ignore[union-attr]
 
     assert asyncio.run(get()) == [0]
-
-
-def test_where_there_is_nothing_to_fetch_nobody_waits_for_it() -> None:
-    """Faust sleeps for a second while no partition is active, which a move of the first ones had to wait for."""
-
-    async def get() -> list[Any]:
-        consumer = await a_consumer({SENSOR: run_of(SENSOR, 5)}, active=set())
-        consumer._keeper.patience_s = 0.01  # type: ignore[misc]
-        async with asyncio.timeout(0.5):
-            return [pair async for pair in consumer.getmany(1.0)]
-
-    assert asyncio.run(get()) == []
 
 
 def test_a_broker_keeps_an_empty_fetch_for_a_moment_only() -> None:

@@ -19,7 +19,9 @@ from tests.support.pipeline import Command
 
 #: A second worker is there within seconds, and gone within its drain deadline and a session.
 _PATIENCE_S: Final = 60.0
-_MANY: Final = 4
+#: A heartbeat of three in a session, and the hand-over that it brings.
+_HEARD_S: Final = 3.0
+_PAUSE_S: Final = 0.05
 
 _SETTINGS: Final[dict[str, object]] = {
     # A worker hears of a rebalance by its heartbeat, three in a session.
@@ -48,16 +50,22 @@ class PairLane(Lane):
         self._reader.rows(self._gateway.url, f"CREATE DATABASE {self.group.replace('-', '_')}")
 
     def _lead(self, life: Life, process: subprocess.Popen[bytes], folder: Path, course: Course) -> None:
-        if self._wait(life, process, self.is_caught_up, "it had caught up") and course is not Course.CAUGHT_UP:
+        if course is not Course.WHOLE:
+            super()._lead(life, process, folder, course)
+            return
+        if self._wait(life, process, self.is_caught_up, "it had caught up"):
             self._enter(life, folder, Phase.QUIET)
             with self._second(life, folder):
                 joined = self._wait(life, process, lambda: self.topics.members(self.group) == 2, "another had joined")
                 if joined:
                     self.send()
                     self._wait(life, process, self.is_caught_up, "both had caught up")
-                    # So many that the first is at work on them when it gets the partitions of the other.
-                    for _ in range(_MANY):
-                        self.send()
+                    self.send()
+            # So that the first is at work when it hears that the other's partitions are its own.
+            until = time.monotonic() + _HEARD_S
+            while process.poll() is None and time.monotonic() < until:
+                self.send()
+                time.sleep(_PAUSE_S)
             self._wait(life, process, lambda: self.topics.members(self.group) == 1, "the other one had gone")
             self._wait(life, process, self.is_caught_up, "it had caught up with what the other one left")
             self.send()

@@ -189,7 +189,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers.get("content-length", "0"))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        answer = self.server.owner.take(Received("POST", self.path, headers, self.rfile.read(length)))
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # Whoever sent it is dead: what was cut off is no request.
+            self.close_connection = True
+            return
+        answer = self.server.owner.take(Received("POST", self.path, headers, body))
         if answer.kind == "hang":
             self.server.owner.wait_until_closing()
             self.close_connection = True
