@@ -208,17 +208,28 @@ class Worker:
             self._moved.clear()
             await wait(self._moved, _POLL_S)
         entry = self.ledger.get(place)
-        if entry is None or fetched.mark < entry.mark or not self._is_current(message):
+        if entry is None or not self._is_wanted(message, place, entry):
             return
         if batch.first_offset < entry.fetched:
             self.log.warning("the log has gone back", topic=place.topic, partition=place.partition)
             self.custody.take_up_again(place)
-        elif fetched.since > entry.fetched and not await self.custody.is_hole(place, entry, batch.first_offset):
-            await self.custody.refetch(place, entry)
-        else:
-            entry.fetched = batch.last_offset + 1
-            entry.inbox.append(batch)
-            self._arrived[batch.topic].set()
+            return
+        if fetched.since > entry.fetched:
+            is_hole = await self.custody.is_hole(place, entry, batch.first_offset)
+            # The partition may have been handed over or moved while Kafka was asked.
+            if not self._is_wanted(message, place, entry):
+                return
+            if not is_hole:
+                await self.custody.refetch(place, entry)
+                return
+        entry.fetched = batch.last_offset + 1
+        entry.inbox.append(batch)
+        self._arrived[batch.topic].set()
+
+    def _is_wanted(self, message: Any, place: Place, entry: Entry) -> bool:
+        """Whether a batch is what the entry of its partition is to get next."""
+        is_ours = self.custody.is_open and self.ledger.get(place) is entry
+        return is_ours and message.value.mark >= entry.mark and self._is_current(message)
 
     def _is_current(self, message: Any) -> bool:
         return not self._stop.is_set() and message.generation_id == self.app.consumer_generation_id
@@ -235,8 +246,6 @@ class Worker:
         arrived, most, spent_s = self._arrived[topic], self.settings.batch_records, 0.0
         while True:
             await arrived.wait()
-            if not self.custody.is_open:
-                await wait(self._stop, _POLL_S)
             entries = [(place, entry) for place, entry in self.ledger if place.topic == topic]
             if all(entry.arrived < most for _, entry in entries):
                 await asyncio.sleep(linger_s(self.settings.linger_s, spent_s))
@@ -249,7 +258,8 @@ class Worker:
                 started = monotonic_s()
                 await whole(self._process(place, entry))
                 spent_s += monotonic_s() - started
-                if entry.inbox:
+                # What is left when partitions are handed over is read again.
+                if entry.inbox and self.custody.is_open:
                     arrived.set()
 
     async def _process(self, place: Place, entry: Entry) -> None:

@@ -87,6 +87,37 @@ def test_a_batch_that_begins_too_late_is_fetched_again(world: World) -> None:
     assert world.faults() == []
 
 
+@pytest.mark.parametrize("comes", ["taken up again", "moved", "handed over", "another generation"])
+def test_a_batch_that_is_overtaken_while_kafka_is_asked_is_not_taken(world: World, comes: str) -> None:
+    """It begins where the partition was to go on before. Taken now, it would hide what lies between."""
+
+    async def story(one: Life) -> None:
+        await one.work(Plan(until=9))
+        entry = one.entry(SENSOR)
+        one.kafka.positions[_TP] = 12
+        ahead = one.kafka.fetch(SENSOR, 6, None)
+
+        async def overtaken(*asked: object) -> bool:
+            if comes == "taken up again":
+                one.custody.take_up_again(SENSOR)
+                await one.settle()
+            elif comes == "moved":
+                entry.mark += 1
+            elif comes == "handed over":
+                await one.custody.drain()
+            else:
+                one.kafka.consumer_generation_id += 1
+            return True
+
+        one.worker.custody.is_hole = overtaken  # type: ignore[assignment]
+        await one.worker._ingest(ahead)
+        assert [held.inbox for _, held in one.worker.ledger] == [[]] * len(one.worker.ledger)
+        assert entry.fetched == 9
+
+    lived(world, story)
+    assert durable(world) == 9
+
+
 def with_markers(world: World) -> World:
     """The same world, where a few offsets of the readings hold no record."""
     readings = world.log[SENSOR]
