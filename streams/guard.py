@@ -26,7 +26,7 @@ _FAILED: Final = 1
 class Guard:
     """Watches a worker from a thread of its own, which a stuck event loop does not stop.
 
-    It goes on after the loop has ended, unless it is closed: threads that hang in connections hold up the exit too.
+    It goes on after the loop has ended, unless it is closed: closing what hangs can hold up the exit too.
     """
 
     def __init__(self, worker: Worker) -> None:

@@ -44,10 +44,14 @@ def tables(found: Ran, domain: Domain = "sensor") -> dict[date, pa.Table]:
     return dict(event_tables(frame, domain, ZoneMaps(found.shared.locator.sets)))
 
 
-def states(values: list[dict[str, Any]], domain: Domain = "sensor") -> list[dict[str, Any]]:
+def state_table(values: list[dict[str, Any]], domain: Domain = "sensor") -> pa.Table:
     found = ran(values, domain)
     frame = placed(found.outcomes[0].events, ORIGIN, VERSIONS)
-    made: list[dict[str, Any]] = asset_states(frame, domain, ZoneMaps(found.shared.locator.sets)).to_pylist()
+    return asset_states(frame, domain, ZoneMaps(found.shared.locator.sets))
+
+
+def states(values: list[dict[str, Any]], domain: Domain = "sensor") -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = state_table(values, domain).to_pylist()
     return sorted(made, key=lambda row: str(row["asset_id"]))
 
 

@@ -62,8 +62,10 @@ class Given(BatchConsumer):
     seeks: list[dict[TP, int]]
     fetching: asyncio.Event | None = None
     answered: asyncio.Event | None = None
+    waited_s: float | None = None
 
     async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's own signature
+        self.waited_s = timeout
         if self.fetching is not None and self.answered is not None:
             self.fetching.set()
             await self.answered.wait()
@@ -311,6 +313,18 @@ def test_a_partition_that_has_gone_cannot_be_moved() -> None:
         return [message.value.mark async for _, message in consumer.getmany(0.1)]  # type: ignore[union-attr]
 
     assert asyncio.run(get()) == [0]
+
+
+def test_a_fetch_waits_no_longer_than_its_keeper_has_patience() -> None:
+    """While partitions are taken over somebody waits to move them, and a fetch comes first."""
+
+    async def get(patience_s: float) -> float | None:
+        consumer = await a_consumer({})
+        consumer._keeper.patience_s = patience_s  # type: ignore[misc]
+        assert [pair async for pair in consumer.getmany(0.1)] == []
+        return consumer.waited_s
+
+    assert [asyncio.run(get(patience_s)) for patience_s in (0.02, 1.0)] == [0.02, 0.1]
 
 
 def test_a_broker_keeps_an_empty_fetch_for_a_moment_only() -> None:
