@@ -112,6 +112,20 @@ def test_nothing_is_processed_after_a_drain(world: World) -> None:
     lived(world, story)
 
 
+def test_fetches_are_short_until_partitions_are_taken_over(world: World) -> None:
+    """They are moved then, and a move waits for the fetch that is under way."""
+
+    async def story(one: Life) -> None:
+        shown = [one.custody.patience_s]
+        await one.join()
+        shown.append(one.custody.patience_s)
+        await one.custody.drain()
+        shown.append(one.custody.patience_s)
+        assert [patience_s < 0.1 for patience_s in shown] == [True, False, True]
+
+    lived(world, story)
+
+
 def test_a_drain_ends_at_its_deadline(world: World) -> None:
     """ClickHouse stays away: what could not be stored is dropped, so that it is read again by whoever comes, the thread
     that was storing gives up too, and the worker knows that it has not drained."""
