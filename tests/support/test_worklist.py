@@ -183,3 +183,18 @@ def test_parts_are_all_steps_and_none_twice() -> None:
         assert all(map(work.is_mine, killed))
         found += killed
     assert sorted(found) == sorted(steps)
+
+
+def test_what_only_a_failing_step_brings_about_is_its_parts_own() -> None:
+    """The part that owns such a step by its name may never see it: whoever has led the life kills there."""
+    failing = before(site("fails()"))
+    rare = [before(site(f"mend_{number}()")) for number in range(12)]
+    common = before(site("go()"))
+    for number in range(4):
+        work = Worklist([], seed=1, share=0.0, part=(number, 4))
+        work.note(life(Began.CLEAN, [common]))
+        work.note(life(Began.CLEAN, [common, *rare]), trouble=failing)
+        work.open()
+        killed = {job.kill.step for job in taken(work) if job.kill}
+        assert killed - {common} == set(rare) == work.planned - {common}
+        assert (common in killed) == work.is_mine(common)

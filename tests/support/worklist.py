@@ -56,7 +56,8 @@ class Worklist:
     in which they raise it; and `share` of the steps that are reached again and again, or while a worker drains, get
     another kill there. `only` takes none but the steps in whose name that expression is found. With `phase` nothing is
     done but kills at `sample` of the steps that are reached in that phase of a life, and, if that is given, at every
-    step that is not `elsewhere`. `part` (i, n) takes the i-th of n parts of all steps: the parts together are all.
+    step that is not `elsewhere`. `part` (i, n) takes the i-th of n parts of all steps, and besides what only its own
+    lives with a failing step have reached: the parts together are all.
     """
 
     def __init__(
@@ -83,6 +84,9 @@ class Worklist:
         self._sample = sample
         self._part = part
         self._elsewhere = elsewhere
+        self.planned: set[str] = set()
+        """Steps that are to be killed at."""
+        self._plain: set[str] = set()
         self._known: set[tuple[str, str]] = set()
         self._waiting: dict[str, Job] = {}
         self._new: list[Job] = []
@@ -108,6 +112,8 @@ class Worklist:
             for phase, hits in life.hits.items():
                 for position, (step, n) in enumerate(hits.items()):
                     self.reached.add(step)
+                    if trouble is None:
+                        self._plain.add(step)
                     if not self._only.search(step):
                         continue
                     job = Job(life.began, phase, Kill(step), trouble, after, position)
@@ -132,7 +138,8 @@ class Worklist:
         return crc32(step.encode()) % count == number
 
     def _plan(self, step: str, hits: int, job: Job) -> None:
-        if not self.is_mine(step):
+        # Another part may never lead the life that fails there.
+        if not self.is_mine(step) and (job.trouble is None or step in self._plain):
             return
         rng = random.Random(f"{self._seed}|{step}|{job.phase}")
         assert job.kill is not None
@@ -140,11 +147,13 @@ class Worklist:
             new = self._elsewhere is not None and step not in self._elsewhere
             wanted = new or (job.phase is self._phase and rng.random() < self._sample)
             if wanted and self._is_unknown(step, "first"):
+                self.planned.add(step)
                 self._push(job, rng)
             return
         if self._is_unknown(step, "first"):
             if rng.random() >= self._sample:
                 return
+            self.planned.add(step)
             self._push(job, rng)
             if _is_writing(step):
                 kill = replace(job.kill, delay_ms=round(rng.uniform(0.3, _LATEST_MS), 2))
