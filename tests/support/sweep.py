@@ -101,6 +101,7 @@ class Sweep:
         only: str = "",
         sample: float = 1.0,
         part: tuple[int, int] = (0, 1),
+        elsewhere: Collection[str] | None = None,
     ) -> None:
         self._make: type[Lane] = Lane
         self._folder = folder
@@ -109,7 +110,8 @@ class Sweep:
         self._lock = threading.Lock()
         self._log = logging.getLogger("sweep")
         found = [site for path in watched_files() for site in sites(path)]
-        self.report = Report(found, Worklist(found, seed=seed, share=share, only=only, sample=sample, part=part))
+        work = Worklist(found, seed=seed, share=share, only=only, sample=sample, part=part, elsewhere=elsewhere)
+        self.report = Report(found, work)
 
     @classmethod
     def of_pairs(

@@ -185,16 +185,17 @@ def test_parts_are_all_steps_and_none_twice() -> None:
     assert sorted(found) == sorted(steps)
 
 
-def test_what_only_a_failing_step_brings_about_is_its_parts_own() -> None:
-    """The part that owns such a step by its name may never see it: whoever has led the life kills there."""
-    failing = before(site("fails()"))
-    rare = [before(site(f"mend_{number}()")) for number in range(12)]
+def test_what_is_found_on_the_way_is_killed_at_by_whoever_finds_it_first() -> None:
+    """The part that owns a step by its name may never see it again: only what undisturbed lives reach comes to all."""
+    rare = {before(site(f"mend_{number}()")) for number in range(12)}
     common = before(site("go()"))
+    killed: list[str] = []
     for number in range(4):
-        work = Worklist([], seed=1, share=0.0, part=(number, 4))
+        work = Worklist([], seed=1, share=0.0, part=(number, 4), elsewhere=set(killed))
         work.note(life(Began.CLEAN, [common]))
-        work.note(life(Began.CLEAN, [common, *rare]), trouble=failing)
         work.open()
-        killed = {job.kill.step for job in taken(work) if job.kill}
-        assert killed - {common} == set(rare) == work.planned - {common}
-        assert (common in killed) == work.is_mine(common)
+        work.note(life(Began.CRASHED, [common, *sorted(rare)[: 6 * (number + 1)]]), after=Kill("x"))
+        killed += [job.kill.step for job in taken(work) if job.kill]
+        assert (common in work.planned) == work.is_mine(common)
+        assert work.planned == set(work.done)
+    assert sorted(killed) == sorted({common, *rare})

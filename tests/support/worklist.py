@@ -56,8 +56,8 @@ class Worklist:
     in which they raise it; and `share` of the steps that are reached again and again, or while a worker drains, get
     another kill there. `only` takes none but the steps in whose name that expression is found. With `phase` nothing is
     done but kills at `sample` of the steps that are reached in that phase of a life, and, if that is given, at every
-    step that is not `elsewhere`. `part` (i, n) takes the i-th of n parts of all steps, and besides what only its own
-    lives with a failing step have reached: the parts together are all.
+    step that was not killed at `elsewhere`. `part` (i, n) takes the i-th of n parts of the steps that undisturbed lives
+    reach, and of those that only others do all that were not killed at `elsewhere`: no part can count on seeing them.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Worklist:
         self._elsewhere = elsewhere
         self.planned: set[str] = set()
         """Steps that are to be killed at."""
-        self._plain: set[str] = set()
+        self._common: frozenset[str] | None = None
         self._known: set[tuple[str, str]] = set()
         self._waiting: dict[str, Job] = {}
         self._new: list[Job] = []
@@ -112,8 +112,6 @@ class Worklist:
             for phase, hits in life.hits.items():
                 for position, (step, n) in enumerate(hits.items()):
                     self.reached.add(step)
-                    if trouble is None:
-                        self._plain.add(step)
                     if not self._only.search(step):
                         continue
                     job = Job(life.began, phase, Kill(step), trouble, after, position)
@@ -127,20 +125,22 @@ class Worklist:
     def open(self) -> None:
         """Begin to hand out: what only the beginning of a new world has reached is not reached in a plainer way."""
         with self._changed:
-            self._is_open = True
+            self._is_open, self._common = True, frozenset(self.reached)
             for step, job in self._waiting.items():
                 self._plan(step, 1, job)
             self._changed.notify_all()
 
+    def _is_taken(self, step: str) -> bool:
+        if self._elsewhere is not None and step in self._elsewhere:
+            return False
+        return self.is_mine(step) or (self._common is not None and step not in self._common)
+
     def is_mine(self, step: str) -> bool:
-        """Whether a step is in this part."""
+        """Whether a step is in this part, wherever it is reached."""
         number, count = self._part
         return crc32(step.encode()) % count == number
 
     def _plan(self, step: str, hits: int, job: Job) -> None:
-        # Another part may never lead the life that fails there.
-        if not self.is_mine(step) and (job.trouble is None or step in self._plain):
-            return
         rng = random.Random(f"{self._seed}|{step}|{job.phase}")
         assert job.kill is not None
         if self._phase is not None:
@@ -149,6 +149,8 @@ class Worklist:
             if wanted and self._is_unknown(step, "first"):
                 self.planned.add(step)
                 self._push(job, rng)
+            return
+        if not self._is_taken(step):
             return
         if self._is_unknown(step, "first"):
             if rng.random() >= self._sample:
