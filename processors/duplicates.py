@@ -1,4 +1,4 @@
-"""The same event twice: by (source, event_id), within the open and the previous chunk of its partition."""
+"""The same event twice: by (source, event_id), within the open chunk of its partition and a chunk's length before."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ STAGE: Final = "duplicates"
 
 @dataclass
 class Seen:
-    """64-bit hashes of the stored events of two chunks. Owned by one partition and changed in place.
+    """64-bit hashes of stored events: of the open chunk, and of at least a chunk's length before it. Owned by one
+    partition and changed in place.
 
-    A duplicate is not remembered anew, so what is stored of the two chunks gives the memory back after a restart.
+    A duplicate is not remembered anew, so what is stored of them gives the memory back after a restart.
 
     Two different events share a hash once in about 10^9 chunks of 65 536 events; the second would count as a duplicate.
     """

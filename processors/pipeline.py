@@ -93,9 +93,10 @@ class PartitionState:
     """All that a partition remembers between batches.
 
     `watermark_ms`, in milliseconds since 1970, follows from the records alone and decides what is late; `passed_ms` is
-    what `advance` has lifted. `previous_first` names the chunk before the open one (before the next one, where none is
-    open): duplicates are known in both. `closed` holds chunks whose last rows have not been taken yet. `unopened` names
-    the chunk that was open when the state was frozen: until it is reopened no record can be processed.
+    what `advance` has lifted. `seen_from`: duplicates of what is stored from this offset on are known; it lies at least
+    a chunk's length before the open chunk (before the next one, where none is open). `closed` holds chunks whose last
+    rows have not been taken yet. `unopened` names the chunk that was open when the state was frozen: until it is
+    reopened no record can be processed.
     """
 
     topic: str
@@ -111,7 +112,7 @@ class PartitionState:
     passed_ms: int = 0
     seen: Seen = field(default_factory=Seen)
     chunk: Chunk | None = None
-    previous_first: int | None = None
+    seen_from: int = 0
     unopened: int | None = None
     closed: list[Chunk] = field(default_factory=list)
 
@@ -243,10 +244,15 @@ def take_window_rows(state: PartitionState) -> list[ChunkRows]:
     return [rows for rows in taken if len(rows.rows)]
 
 
+def chunk_before(offset: int, reference: Reference) -> int:
+    """A chunk's length before an offset: what a chunk that begins there must at least know as duplicates."""
+    return max(0, offset - reference.limits.chunk_records)
+
+
 def _open_chunk(state: PartitionState, offset: int, reference: Reference) -> Chunk:
     if state.chunk is not None and offset >= state.chunk.first_offset + reference.limits.chunk_records:
         state.closed.append(state.chunk)
-        state.previous_first = state.chunk.first_offset
+        state.seen_from = state.chunk.first_offset
         state.chunk = None
         state.seen.next_chunk()
     if state.chunk is None:

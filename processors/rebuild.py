@@ -1,7 +1,8 @@
 """What stored events and stored alerts give back: windows and duplicates exactly, alerts as far as they were told.
 
-A window row is a sum over the stored events of its chunk, and duplicates are told by the stored events of two chunks;
-so neither is ever saved. Whoever lost a state takes them from the store, where they cannot differ from what is stored.
+A window row is a sum over the stored events of its chunk, and duplicates are told by the events stored in it and
+before it; so neither is ever saved. Whoever lost a state takes them from the store, where they cannot differ from what
+is stored.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ def reopen(
     *,
     last_offset: int,
     chunk_first: int | None,
-    previous_first: int | None,
+    seen_from: int,
 ) -> None:
     """Give a state its open chunk and its memory of duplicates, as they were after `last_offset`. Changes `state`.
 
-    `open_events`, `previous_events`: the stored events of the chunks that begin at `chunk_first` and `previous_first`,
-    each offset once, in any order, with the columns that `window_rows_of` needs, `source`, `event_id` and `offset`;
-    empty frames may have none. Events after `last_offset` are passed over: they will be read again. Where `chunk_first`
-    is None the next record begins a chunk, and `open_events` is not looked at. Window rows count as taken: only those
-    that later events change will be given by `take_window_rows`, whole.
+    `open_events`: the stored events of the chunk that begins at `chunk_first`, `previous_events`: those from
+    `seen_from` to there. Each offset once, in any order, with `source`, `event_id` and `offset`, the open ones also
+    with the columns that `window_rows_of` needs; empty frames may have none. Events after `last_offset` are passed
+    over: they will be read again. Where `chunk_first` is None the next record begins a chunk, and `open_events` is not
+    looked at. Window rows count as taken: only those that later events change will be given by `take_window_rows`,
+    whole.
     """
-    state.previous_first, state.unopened = previous_first, None
+    state.seen_from, state.unopened = seen_from, None
     state.seen.previous = _identities(_until(previous_events, last_offset))
     if chunk_first is None:
         return
@@ -50,9 +52,9 @@ def reopen(
 def regain_time(state: PartitionState, reference: Reference, events: pl.DataFrame) -> None:
     """Give a state whose snapshot is lost its watermark, and the rows that time had not passed. Changes `state`.
 
-    `events`: the stored events of the chunk before the one that is read again, with `quality` beside the columns that
-    `reopen` needs; empty frames may have none. The watermark is the partition's if the chunk holds its latest event,
-    as it does unless devices with fast clocks have been silent ever since.
+    `events`: the stored events of a chunk's length before what is read again, with `quality` beside the columns that
+    `window_rows_of` needs; empty frames may have none. The watermark is the partition's if they hold its latest event,
+    as they do unless devices with fast clocks have been silent ever since.
     """
     if events.is_empty():
         return

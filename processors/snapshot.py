@@ -14,10 +14,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from processors.pipeline import CODE_VERSION, PartitionState, Reference, new_state
+from processors.pipeline import CODE_VERSION, PartitionState, Reference, chunk_before, new_state
 from schemas.contracts import Domain
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _CHECKSUM_BYTES: Final = 16
 #: The parts of the state that snapshot themselves, by their names in PartitionState.
 _PARTS: Final = ("detectors", "alerts", "held", "refusals")
@@ -33,7 +33,8 @@ class Thawed:
     then it can be frozen again and let time pass, but take no records.
 
     Read on from `last_offset` + 1. `chunk_first` is the first offset of the open chunk; None where the next record
-    begins a chunk, because none was open or because versions differ. `previous_first` is that of the chunk before.
+    begins a chunk, because none was open or because versions differ. `seen_from`: duplicates of the events stored from
+    there on are to be known; never less than a chunk's length, however short other versions cut their chunks.
     `code_version` and `territory_versions` are those that froze it; `same_versions` says whether they, and the settings
     that decide what becomes of a record, are today's.
     """
@@ -41,7 +42,7 @@ class Thawed:
     state: PartitionState
     last_offset: int
     chunk_first: int | None
-    previous_first: int | None
+    seen_from: int
     same_versions: bool
     code_version: str
     territory_versions: str
@@ -67,7 +68,7 @@ def freeze(state: PartitionState, last_offset: int) -> bytes:
         "watermark_ms": state.watermark_ms,
         "passed_ms": state.passed_ms,
         "chunk_first": state.unopened if state.chunk is None else state.chunk.first_offset,
-        "previous_first": state.previous_first,
+        "seen_from": state.seen_from,
         "parts": {name: len(part) for name, part in parts.items()},
     }
     body = b"".join((json.dumps(head).encode(), b"\n", *parts.values()))
@@ -89,14 +90,15 @@ def thaw(data: bytes, topic: str, partition: int, domain: Domain, reference: Ref
         state.watermark_ms, state.passed_ms = head["watermark_ms"], head["passed_ms"]
         for name in _PARTS:
             getattr(state, name).restore(parts[name])
-        chunk_first, state.previous_first = head["chunk_first"], head["previous_first"]
+        chunk_first, state.seen_from = head["chunk_first"], head["seen_from"]
         versions = head["code_version"], head["territory_versions"]
         same = versions == (CODE_VERSION, state.territory_versions)
         same = same and head.get("settings_version") == state.settings_version
-        if not same and chunk_first is not None:
-            chunk_first, state.previous_first = None, chunk_first
+        if not same:
+            begun = state.seen_from if chunk_first is None else chunk_first
+            chunk_first, state.seen_from = None, min(begun, chunk_before(head["last_offset"] + 1, reference))
         state.unopened = chunk_first
-        return Thawed(state, head["last_offset"], chunk_first, state.previous_first, same, *versions)
+        return Thawed(state, head["last_offset"], chunk_first, state.seen_from, same, *versions)
     except SnapshotError:
         raise
     except (KeyError, ValueError, TypeError) as error:

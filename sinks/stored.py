@@ -181,13 +181,32 @@ def chunk_events(origin: Origin, domain: Domain, chunk: int, before_offset: int,
 
     Columns: the contract's fields and `_ADDED`; `zones` is a map from layer to code.
     """
+    # A chunk is named by its first offset; only the index over offsets passes the history by.
+    return _events(origin, domain, _columns(domain), chunk, before_offset, "AND chunk = {first:Int64}", sink)
+
+
+def events(origin: Origin, domain: Domain, first_offset: int, before_offset: int, sink: Sink) -> pl.DataFrame:
+    """The stored events from one offset to before another, with the columns of `chunk_events`."""
+    return _events(origin, domain, _columns(domain), first_offset, before_offset, "", sink)
+
+
+def event_ids(origin: Origin, domain: Domain, first_offset: int, before_offset: int, sink: Sink) -> pl.DataFrame:
+    """`offset`, `source` and `event_id` of those events: what duplicates are known by."""
+    return _events(origin, domain, ("offset", "source", "event_id"), first_offset, before_offset, "", sink)
+
+
+def _columns(domain: Domain) -> list[str]:
     fields = [field.name for field in contract_of(domain).fields]
-    columns = [*fields, *(c for c in _ADDED if c not in fields)]
+    return [*fields, *(c for c in _ADDED if c not in fields)]
+
+
+def _events(
+    origin: Origin, domain: Domain, columns: Iterable[str], first_offset: int, before_offset: int, more: str, sink: Sink
+) -> pl.DataFrame:
     return sink.frame(
         f"SELECT {', '.join(f'`{name}`' for name in columns)} FROM events_{domain} FINAL WHERE {_HERE} "
-        # A chunk is named by its first offset; only the index over offsets passes the history by.
-        "AND offset >= {chunk:Int64} AND offset < {before:Int64} AND chunk = {chunk:Int64} ORDER BY offset",
-        _place(origin) | {"chunk": chunk, "before": before_offset},
+        f"AND offset >= {{first:Int64}} AND offset < {{before:Int64}} {more} ORDER BY offset",
+        _place(origin) | {"first": first_offset, "before": before_offset},
     )
 
 

@@ -18,7 +18,7 @@ from typing import Final
 import polars as pl
 
 from processors.aggregate import WINDOW_SCHEMA
-from processors.pipeline import CODE_VERSION, PartitionState, Reference, new_state
+from processors.pipeline import CODE_VERSION, PartitionState, Reference, chunk_before, new_state
 from processors.rebuild import adopt, regain_time, reopen
 from processors.snapshot import SnapshotError, Thawed, freeze, thaw
 from schemas.contracts import domain_of
@@ -142,7 +142,8 @@ class Recovery:
                 partition=place.partition,
                 lost=bounds[0] - next_offset,
             )
-            return self._anew(place, origin, thawed.state, bounds[0], thawed.previous_first or 0, sink)
+            reached = stored.last_chunk(origin, thawed.state.domain, next_offset, sink)
+            return self._anew(place, origin, thawed.state, bounds[0], reached or 0, sink)
         chunk = thawed.chunk_first if thawed.chunk_first is not None else next_offset
         # Chunks that begin beyond the snapshot are the same ones that will begin there again.
         same = thawed.same_versions and all(c == chunk or c >= next_offset for c in found.chunks)
@@ -152,15 +153,15 @@ class Recovery:
             self._save(origin, thawed.state, next_offset, sink)
         else:
             self._take_back(origin, thawed.state, next_offset, found, sink)
-        open_events = self._events(origin, thawed, thawed.chunk_first, sink)
+        domain = thawed.state.domain
         reopen(
             thawed.state,
             self._reference,
-            open_events,
-            self._events(origin, thawed, thawed.previous_first, sink),
+            stored.chunk_events(origin, domain, chunk, next_offset, sink) if chunk < next_offset else _NOTHING,
+            stored.event_ids(origin, domain, thawed.seen_from, chunk, sink),
             last_offset=thawed.last_offset,
             chunk_first=thawed.chunk_first,
-            previous_first=thawed.previous_first,
+            seen_from=thawed.seen_from,
         )
         self._log.debug(
             "resumed",
@@ -210,10 +211,9 @@ class Recovery:
     ) -> Taken:
         """Begin a chunk at an offset. What is stored before stays; the windows of `chunk` and later ones may not have
         been written to their end, and are. None: the snapshot is lost, so that nobody knows since when."""
-        previous = stored.last_chunk(origin, state.domain, next_offset, sink)
-        events = _NOTHING
-        if previous is not None:
-            events = stored.chunk_events(origin, state.domain, previous, next_offset, sink)
+        seen_from = chunk_before(next_offset, self._reference)
+        events = stored.events(origin, state.domain, seen_from, next_offset, sink)
+        if stored.last_chunk(origin, state.domain, next_offset, sink) is not None:
             flushed = next_offset - _FLUSHES * self._settings.flush_rows
             doubtful = stored.last_chunk(origin, state.domain, max(flushed, 0), sink) if chunk is None else chunk
             self._count_again(origin, state, doubtful or 0, next_offset, sink)
@@ -224,7 +224,7 @@ class Recovery:
             events,
             last_offset=next_offset - 1,
             chunk_first=None,
-            previous_first=previous,
+            seen_from=seen_from,
         )
         if chunk is None:
             regain_time(state, self._reference, events)
@@ -280,11 +280,6 @@ class Recovery:
             state=freeze(state, next_offset - 1),
         )
         store_snapshots([snapshot], sink)
-
-    def _events(self, origin: Origin, thawed: Thawed, chunk: int | None, sink: Sink) -> pl.DataFrame:
-        if chunk is None:
-            return _NOTHING
-        return stored.chunk_events(origin, thawed.state.domain, chunk, thawed.last_offset + 1, sink)
 
     def _take_back(self, origin: Origin, state: PartitionState, next_offset: int, found: Tail, sink: Sink) -> None:
         """Undo what is stored from `next_offset` on, under a snapshot that says so until it is done."""

@@ -54,6 +54,13 @@ class Lives:
         rows = pl.concat(self.stored).filter(chunk=first_offset) if self.stored and first_offset is not None else None
         return pl.DataFrame() if rows is None or rows.is_empty() else rows
 
+    def between(self, first_offset: int, before_offset: int | None) -> pl.DataFrame:
+        """What is stored from an offset to before another (None: to the end); a frame without columns for nothing."""
+        before = self.last_offset + 1 if before_offset is None else before_offset
+        here = (pl.col("offset") >= first_offset) & (pl.col("offset") < before)
+        rows = pl.concat(self.stored).filter(here) if self.stored else None
+        return pl.DataFrame() if rows is None or rows.is_empty() else rows
+
     def restart(self) -> None:
         """Freeze, and go on in a new process."""
         frozen = freeze(self.state, self.last_offset)
@@ -66,10 +73,10 @@ class Lives:
             self.state,
             self.shared,
             self.chunk(thawed.chunk_first),
-            self.chunk(thawed.previous_first),
+            self.between(thawed.seen_from, thawed.chunk_first),
             last_offset=thawed.last_offset,
             chunk_first=thawed.chunk_first,
-            previous_first=thawed.previous_first,
+            seen_from=thawed.seen_from,
         )
 
     def begin_anew(self) -> None:

@@ -260,7 +260,7 @@ def test_a_chunk_that_is_read_again_tells_the_same(domain: Domain, chunk: int) -
     previous = lives.chunk(chunk - 40)
     reopen(
         lives.state, lives.shared, pl.DataFrame(), previous,
-        last_offset=chunk - 1, chunk_first=None, previous_first=chunk - 40,
+        last_offset=chunk - 1, chunk_first=None, seen_from=chunk - 40,
     )  # fmt: skip
     regain_time(lives.state, lives.shared, previous)
     assert len(lives.state.held) == waiting > 0

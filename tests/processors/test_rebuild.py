@@ -106,9 +106,7 @@ def test_texts_may_come_dictionary_encoded() -> None:
     found = window_rows_of(encoded_stored, "lighting", shared.locator.sets)
     assert_frame_equal(found.sort(*_KEY), window_rows(lives))
     state = new_state(RAW_TOPICS["lighting"], 0, "lighting", shared)
-    reopen(
-        state, shared, encoded_stored, pl.DataFrame(), last_offset=whole.last_offset, chunk_first=0, previous_first=None
-    )
+    reopen(state, shared, encoded_stored, pl.DataFrame(), last_offset=whole.last_offset, chunk_first=0, seen_from=0)
     assert state.seen.open == lives.state.seen.open
 
 
@@ -141,7 +139,7 @@ def test_events_after_the_snapshot_are_read_again() -> None:
     frozen = freeze(lives.state, 6)
     lives.take([whole.part(7, 12)])
     state = thaw(frozen, whole.topic, 0, "sensor", shared).state
-    reopen(state, shared, lives.chunk(0), pl.DataFrame(), last_offset=6, chunk_first=0, previous_first=None)
+    reopen(state, shared, lives.chunk(0), pl.DataFrame(), last_offset=6, chunk_first=0, seen_from=0)
     (outcome,) = process(whole.part(7, 12), state, shared)
     assert outcome.refused.is_empty()
     (rows,) = take_window_rows(state)
@@ -173,13 +171,13 @@ def test_a_partition_without_a_snapshot_knows_the_chunk_before() -> None:
     lives.take([batch_of(values)])
     lives.begin_anew()
     reopen(
-        lives.state, lives.shared, pl.DataFrame(), lives.chunk(10), last_offset=19, chunk_first=None, previous_first=10
+        lives.state, lives.shared, pl.DataFrame(), lives.chunk(10), last_offset=19, chunk_first=None, seen_from=10
     )  # fmt: skip
     again = batch_of([*values[20:25], values[15], values[3]], first_offset=20)
     (outcome,) = process(again, lives.state, lives.shared)
     assert again.offsets[outcome.refused["row"].to_numpy()].tolist() == [25]
     assert outcome.events["chunk"].unique().to_list() == [20]
-    assert lives.state.previous_first == 10
+    assert lives.state.seen_from == 10
 
 
 # --- zones

@@ -15,7 +15,7 @@ from schemas.records import Batch
 from sinks.clickhouse import Sink
 from sinks.rows import Origin, ZoneMaps
 from sinks.store import Block, Part, store_alerts, store_records
-from sinks.stored import chunk_events, newest_transitions
+from sinks.stored import chunk_events, event_ids, newest_transitions
 from tests.processors.restarts import Lives, in_order
 from tests.processors.test_pipeline_properties import RULES, long_log
 from tests.processors.test_rebuild import extreme_log
@@ -62,6 +62,10 @@ class Stored(Lives):
             return pl.DataFrame()
         return chunk_events(self.origin, self.domain, first_offset, self.last_offset + 1, self.sink)
 
+    def between(self, first_offset: int, before_offset: int | None) -> pl.DataFrame:
+        before = self.last_offset + 1 if before_offset is None else before_offset
+        return event_ids(self.origin, self.domain, first_offset, before, self.sink)
+
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_partition_is_reopened_from_the_store(domain: Domain, clickhouse: Sink) -> None:
@@ -90,9 +94,7 @@ def test_a_partition_without_a_snapshot_is_taken_from_the_store(domain: Domain, 
     lives.begin_anew()
     adopt(lives.state, newest_transitions(lives.origin, 100, clickhouse))
     previous = lives.chunk(50)
-    reopen(
-        lives.state, lives.shared, pl.DataFrame(), previous, last_offset=99, chunk_first=None, previous_first=50
-    )  # fmt: skip
+    reopen(lives.state, lives.shared, pl.DataFrame(), previous, last_offset=99, chunk_first=None, seen_from=50)
     quality = clickhouse.frame(f"SELECT offset, quality FROM events_{domain} FINAL WHERE chunk = 50")
     regain_time(lives.state, lives.shared, previous.drop("quality", strict=False).join(quality, on="offset"))
     lives.take([whole.part(100, 140)])

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any, Final
 
 import polars as pl
@@ -86,7 +87,7 @@ def test_a_restart_never_shows(
         return
     same(mortal, lasting)
     assert mortal.state.watermark_ms == lasting.state.watermark_ms
-    assert mortal.state.previous_first == lasting.state.previous_first
+    assert mortal.state.seen_from == lasting.state.seen_from
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -170,7 +171,7 @@ def test_what_comes_back() -> None:
     state, one, whole = alive()
     advance(state, RECEIVED_MS + 20 * MINUTE, one)
     thawed = thaw(freeze(state, whole.last_offset), SENSOR, 0, "sensor", one)
-    assert (thawed.last_offset, thawed.chunk_first, thawed.previous_first) == (12, 8, 0)
+    assert (thawed.last_offset, thawed.chunk_first, thawed.seen_from) == (12, 8, 0)
     assert (thawed.same_versions, thawed.code_version) == (True, CODE_VERSION)
     assert thawed.territory_versions == one.territory_versions == "999999999=999999999-1"
     back = thawed.state
@@ -200,7 +201,7 @@ def test_a_new_partition_can_be_frozen() -> None:
     whole = batch_of(events(3), first_offset=5)
     state = state_of(whole, one)
     thawed = thaw(freeze(state, 4), SENSOR, 0, "sensor", one)
-    assert (thawed.last_offset, thawed.chunk_first, thawed.previous_first) == (4, None, None)
+    assert (thawed.last_offset, thawed.chunk_first, thawed.seen_from) == (4, None, 0)
     (outcome,) = process(whole, thawed.state, one)
     assert outcome.events["chunk"].to_list() == [5, 5, 5]
 
@@ -220,7 +221,7 @@ def test_no_record_is_read_before_the_chunk_is_reopened() -> None:
     more = batch_of([event(event_id="more")], first_offset=13)
     with pytest.raises(ValueError, match="must be reopened"):
         process(more, thawed.state, one)
-    reopen(thawed.state, one, pl.DataFrame(), pl.DataFrame(), last_offset=12, chunk_first=8, previous_first=0)
+    reopen(thawed.state, one, pl.DataFrame(), pl.DataFrame(), last_offset=12, chunk_first=8, seen_from=0)
     assert process(more, thawed.state, one)[0].events["chunk"].to_list() == [8]
 
 
@@ -248,12 +249,12 @@ def test_another_version_begins_a_chunk(change: str, monkeypatch: pytest.MonkeyP
     else:
         one = reference(replace(city(RULES), version="2"), chunk_records=8, disorder_ms=MINUTE)
     thawed = thaw(frozen, SENSOR, 0, "sensor", one)
-    assert (thawed.same_versions, thawed.chunk_first, thawed.previous_first) == (False, None, 8)
+    assert (thawed.same_versions, thawed.chunk_first, thawed.seen_from) == (False, None, 5)
     assert (thawed.code_version, thawed.territory_versions) == (CODE_VERSION, "999999999=999999999-1")
     lives = Lives(lambda: one, whole)
     lives.take([whole])
     reopen(
-        thawed.state, one, lives.chunk(None), lives.chunk(8), last_offset=12, chunk_first=None, previous_first=8
+        thawed.state, one, lives.chunk(None), lives.between(5, 13), last_offset=12, chunk_first=None, seen_from=5
     )  # fmt: skip
     again = [event(event_id="next"), event(event_id="new", fill_level=0.1, observed_at=RECEIVED_MS + 2 * MINUTE)]
     (outcome,) = process(batch_of(again, first_offset=13), thawed.state, one)
@@ -261,6 +262,25 @@ def test_another_version_begins_a_chunk(change: str, monkeypatch: pytest.MonkeyP
     assert outcome.refused["reason"].to_list() == ["duplicate"]
     told = [*outcome.transitions, *advance(thawed.state, RECEIVED_MS + HOUR, one)]
     assert ("bin_full", "resolved") in [(t.alertname, t.state) for t in told]
+
+
+@pytest.mark.parametrize("records_between", [0, 1, 3, 9])
+def test_no_number_of_versions_makes_a_duplicate_forgotten(records_between: int) -> None:
+    """However short the chunks become that deploys cut off: what was stored within a chunk's length is known."""
+    values = events(20 + 5 * records_between)
+    versions = count(1)
+    lives = Lives(
+        lambda: reference(replace(city(RULES), version=str(next(versions))), chunk_records=10), batch_of(values)
+    )
+    lives.take([batch_of(values[:20])])
+    for deploy in range(5):
+        lives.restart()
+        assert lives.state.chunk is None
+        first = 20 + deploy * records_between
+        lives.take([batch_of(values[first : first + records_between], first_offset=first)] * bool(records_between))
+    lives.restart()
+    lives.take([batch_of(values[-10:], first_offset=len(values))])
+    assert [reason for _, _, reason, _ in lives.refused] == ["duplicate"] * 10
 
 
 def test_what_a_rule_had_raised_that_is_off_is_withdrawn() -> None:
@@ -314,7 +334,7 @@ def tampered(good: bytes, change: Callable[[dict[str, Any], bytes], Sequence[Any
         lambda head, parts: (head | {"format": 99}, parts),
         lambda head, parts: (head | {"parts": {}}, parts),
         lambda head, parts: (head | {"parts": 7}, parts),
-        lambda head, parts: ({"format": 1}, parts),
+        lambda head, parts: ({"format": 2}, parts),
         lambda head, parts: ({k: v for k, v in head.items() if k != "last_offset"}, parts),
         lambda head, parts: (b"no json", parts),
         lambda head, parts: (b"[]", parts),

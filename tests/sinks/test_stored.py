@@ -177,6 +177,19 @@ def test_the_events_of_a_chunk_end_before_an_offset(clickhouse: Sink) -> None:
     assert len(stored.chunk_events(origin(), "sensor", 3, 8, clickhouse)) == 0
 
 
+def test_events_are_found_from_an_offset_to_another(clickhouse: Sink) -> None:
+    """In offset order, each once, of all chunks between; whole, or only what duplicates are known by."""
+    write(Ran([batch_of(events(12))], reference(chunk_records=5)), clickhouse, origin())
+    write(Ran([batch_of(events(12))], reference(chunk_records=5)), clickhouse, origin(term=2))
+    write(Ran([batch_of(events(12))], reference(chunk_records=5)), clickhouse, origin(epoch="another"))
+    found = stored.events(origin(), "sensor", 3, 11, clickhouse)
+    assert found["offset"].to_list() == list(range(3, 11))
+    assert found["chunk"].unique().sort().to_list() == [0, 5, 10]
+    ids = stored.event_ids(origin(), "sensor", 3, 11, clickhouse)
+    assert ids.equals(found.select("offset", "source", "event_id"))
+    assert stored.event_ids(origin(), "sensor", 3, 3, clickhouse).is_empty()
+
+
 # --- taking back
 
 
