@@ -207,7 +207,7 @@ def insert_only(bench: Bench) -> None:
             bench.watch.start()
             if store_records(block, sink, zones, versions):
                 raise click.ClickException("ClickHouse refused rows")
-            store_derived(block, sink, zones, versions)
+            store_derived(block, sink, zones)
             bench.watch.stop()
     finally:
         sink.close()

@@ -19,6 +19,7 @@ from sinks.rows import (
     ZoneMaps,
     alert_table,
     asset_states,
+    coded,
     event_tables,
     names_of,
     placed,
@@ -108,7 +109,7 @@ def store_records(
         frame = pl.concat(frames)
         names = _names(parts)
         for day, table in event_tables(frame, domain, zones):
-            for row in sink.insert(f"events_{domain}", table, f"{names}|{day}"):
+            for row in sink.insert(f"events_{domain}", coded(table), f"{names}|{day}"):
                 place = table.select(["topic", "partition", "offset"]).slice(row.row, 1).to_pylist()[0]
                 refused.append(RefusedEvent(**place, message=row.message))
     store_rejects(block.refused, sink)
@@ -122,11 +123,11 @@ def store_rejects(parts: Sequence[Part], sink: Sink) -> None:
         sink.insert_whole("rejects", table, _names(parts))
 
 
-def store_derived(block: Block, sink: Sink, zones: ZoneMaps, territory_versions: Mapping[str, str]) -> None:
+def store_derived(block: Block, sink: Sink, zones: ZoneMaps) -> None:
     """Write what follows from the records: the newest state of assets, window rows, alert transitions."""
     for domain, parts in block.events.items():
-        frame = pl.concat([placed(part.frame, part.origin, territory_versions) for part in parts])
-        sink.insert_whole("asset_state", asset_states(frame, domain, zones), f"{domain}|{_names(parts)}")
+        frame = pl.concat([part.frame for part in parts])
+        sink.insert_whole("asset_state", coded(asset_states(frame, domain, zones)), f"{domain}|{_names(parts)}")
     store_windows(block.windows, sink)
     # Before the alerts that came of them: an alert that nobody could make again would stand for ever.
     store_passes(block.passes, sink)
@@ -165,7 +166,7 @@ def store_windows(chunks: Iterable[ChunkPart], sink: Sink) -> None:
             tables[month].append(table)
     digest = hashlib.sha256(";".join(sorted(names)).encode()).hexdigest()
     for month, parts in sorted(tables.items()):
-        sink.insert_whole("window_rows", pa.concat_tables(parts), f"{digest}|{month}")
+        sink.insert_whole("window_rows", coded(pa.concat_tables(parts)), f"{digest}|{month}")
 
 
 def store_snapshots(snapshots: Sequence[Snapshot], sink: Sink) -> None:

@@ -117,7 +117,7 @@ def _store_records(cuts: Sequence[Cut], effects: Effects, sink: Sink) -> list[Re
 
 
 def _store_derived(cuts: Sequence[Cut], effects: Effects, sink: Sink) -> None:
-    store_derived(_block(cuts), sink, effects.zones, effects.territory_versions)
+    store_derived(_block(cuts), sink, effects.zones)
 
 
 def _store_snapshots(cuts: Sequence[Cut], owner: str, now_ms: int, sink: Sink) -> None:

@@ -43,6 +43,8 @@ _AT_ONCE: Final = 4
 #: Where a snapshot is lost, windows of so many full flushes are written again: the last flush may not have come so far.
 _FLUSHES: Final = 10
 _NOTHING: Final = pl.DataFrame()
+#: The term of a partition's first owner.
+_FIRST_TERM: Final = 1
 GONE: Final = "records are gone before they were read: retention was shorter than the outage"
 
 
@@ -128,6 +130,8 @@ class Recovery:
         raise RecoveryError(f"{', '.join(f'{p.topic}/{p.partition}' for p in open_claims)}: claimed again and again")
 
     def _take(self, place: Place, origin: Origin, bounds: tuple[int, int], sink: Sink) -> Taken:
+        if origin.term == _FIRST_TERM:
+            return self._first(place, origin, sink)
         newest = stored.newest_snapshot(origin, sink)
         thawed = None if newest is None else self._thawed(origin, newest)
         if newest is None or thawed is None:
@@ -175,6 +179,13 @@ class Recovery:
         kept = found if same and not newest.is_taking_back else None
         passes = self._passes(origin, thawed.state, next_offset, sink)
         return Taken(place, origin, thawed.state, next_offset, kept, found.condemned, passes)
+
+    def _first(self, place: Place, origin: Origin, sink: Sink) -> Taken:
+        """Take up a partition that nobody has held: nothing of it is stored, because whoever stores has claimed it."""
+        state = new_state(place.topic, place.partition, domain_of(place.topic), self._reference)
+        self._save(origin, state, 0, sink)
+        self._log.debug("begun", topic=place.topic, partition=place.partition, next_offset=0, term=origin.term)
+        return Taken(place, origin, state, 0, None, frozenset(), [])
 
     def _thawed(self, origin: Origin, newest: StoredSnapshot) -> Thawed | None:
         domain = domain_of(origin.topic)

@@ -54,13 +54,13 @@ class Tally:
             self._sampled += len(outcome.batch)
 
     def took_part(self, now_s: float) -> None:
-        """Note that records arrived or became durable at that monotonic instant."""
+        """Note that records were taken or became durable at that monotonic instant."""
         self.first_s = now_s if self.first_s is None else self.first_s
         self.last_s = now_s
 
     @property
     def seconds(self) -> float:
-        """From the first record received to the last one durable."""
+        """From the first record taken to the last one durable."""
         return (self.last_s or 0.0) - (self.first_s or 0.0)
 
     def latency_ms(self) -> dict[str, float]:

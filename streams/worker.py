@@ -203,7 +203,6 @@ class Worker:
     async def _ingest(self, message: Any) -> None:
         fetched: Fetched = message.value
         batch, place = fetched.batch, Place(fetched.batch.topic, fetched.batch.partition)
-        self.tally.took_part(monotonic_s())
         while self._is_current(message) and (self._is_full() or not self.custody.is_open):
             self._moved.clear()
             await wait(self._moved, _POLL_S)
@@ -222,6 +221,7 @@ class Worker:
             if not is_hole:
                 await self.custody.refetch(place, entry)
                 return
+        self.tally.took_part(monotonic_s())
         entry.fetched = batch.last_offset + 1
         entry.inbox.append(batch)
         self._arrived[batch.topic].set()

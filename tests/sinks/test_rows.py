@@ -15,10 +15,12 @@ from schemas.contracts import DOMAINS, Domain, contract, contract_of, examples
 from schemas.rejects import Reason, rejects
 from sinks.clickhouse import Sink
 from sinks.rows import (
+    CODED,
     Origin,
     ZoneMaps,
     alert_table,
     asset_states,
+    coded,
     event_tables,
     names_of,
     offset_of,
@@ -53,6 +55,31 @@ def state_table(values: list[dict[str, Any]], domain: Domain = "sensor") -> pa.T
 def states(values: list[dict[str, Any]], domain: Domain = "sensor") -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = state_table(values, domain).to_pylist()
     return sorted(made, key=lambda row: str(row["asset_id"]))
+
+
+def test_texts_of_few_values_are_coded() -> None:
+    """The same rows as before, with one dictionary a column however many parts a block is made of."""
+    (table,) = tables(ran([event(event_id=str(number)) for number in range(20)])).values()
+    parts = pa.concat_tables([table, table.slice(0, 7), table.slice(7)])
+    made: Any = coded(parts)
+    assert made.to_pylist() == parts.to_pylist()
+    dictionaries = {name for name in made.column_names if pa.types.is_dictionary(made[name].type)}
+    assert dictionaries == CODED & set(table.column_names) > {"kind", "source", "topic", "sensor_type"}
+    for name in dictionaries:
+        first, *others = (chunk.dictionary for chunk in made[name].chunks)
+        assert all(first.equals(other) for other in others), name
+    assert coded(table.slice(0, 0)).equals(table.slice(0, 0))
+
+
+def test_what_is_coded_is_what_the_tables_keep_coded(clickhouse: Sink) -> None:
+    """Of every table that whole blocks of frames go to, neither more nor less."""
+    names = [*(f"events_{domain}" for domain in DOMAINS), "window_rows", "asset_state"]
+    told = ", ".join(f"'{name}'" for name in names)
+    found = clickhouse.rows(
+        "SELECT DISTINCT name FROM system.columns WHERE database = currentDatabase() "
+        f"AND table IN ({told}) AND type = 'LowCardinality(String)'"
+    )
+    assert {name for (name,) in found} == CODED
 
 
 def test_events_are_split_by_event_date() -> None:

@@ -75,7 +75,7 @@ def block_of(
 def write(ran: Ran, sink: Sink, domain: Domain = "sensor", **rest: Any) -> list[RefusedEvent]:
     block, zones = block_of(ran, domain, **rest), ZoneMaps(ran.shared.locator.sets)
     refused = store_records(block, sink, zones, {CITY: "c-1"})
-    store_derived(block, sink, zones, {CITY: "c-1"})
+    store_derived(block, sink, zones)
     return refused
 
 
@@ -192,7 +192,7 @@ def test_what_clickhouse_refuses_is_named_and_its_neighbours_are_stored(clickhou
 def test_an_empty_flush_writes_nothing(clickhouse: Sink) -> None:
     """Nothing to write is no insert at all."""
     assert store_records(Block(), clickhouse, ZoneMaps([]), {}) == []
-    store_derived(Block(), clickhouse, ZoneMaps([]), {})
+    store_derived(Block(), clickhouse, ZoneMaps([]))
     assert all(count(clickhouse, table) == 0 for table in ("events_sensor", "rejects", "window_rows", "snapshots"))
 
 

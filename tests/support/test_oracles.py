@@ -62,7 +62,7 @@ def logged(clickhouse: Sink) -> tuple[Load, dict[Place, int], Sink]:
             ]
         zones = ZoneMaps(shared.locator.sets)
         store_records(block, clickhouse, zones, {CITY: "c-1"})
-        store_derived(block, clickhouse, zones, {CITY: "c-1"})
+        store_derived(block, clickhouse, zones)
     return load, ends, clickhouse
 
 
