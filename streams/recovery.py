@@ -181,8 +181,10 @@ class Recovery:
         return Taken(place, origin, thawed.state, next_offset, kept, found.condemned, passes)
 
     def _first(self, place: Place, origin: Origin, sink: Sink) -> Taken:
-        """Take up a partition that nobody has held: nothing of it is stored, because whoever stores has claimed it."""
+        """Take up a partition that nobody has held. Nothing of it is stored, because whoever stores has claimed it; the
+        alerts of a topic that had its name before are."""
         state = new_state(place.topic, place.partition, domain_of(place.topic), self._reference)
+        adopt(state, stored.newest_transitions(origin, None, sink))
         self._save(origin, state, 0, sink)
         self._log.debug("begun", topic=place.topic, partition=place.partition, next_offset=0, term=origin.term)
         return Taken(place, origin, state, 0, None, frozenset(), [])
