@@ -32,7 +32,7 @@ from schemas.records import Batch, joined
 from streams import settings as vigie
 from streams.settings import Settings
 from streams.territory.files import load
-from streams.transport import SCHEME, BatchSchema, Fetched
+from streams.transport import SCHEME, BatchSchema, Fetched, Keeper
 from streams.tuning import tune
 
 #: Batches' worth of records that may wait in memory before an agent waits: as in the worker.
@@ -60,6 +60,10 @@ class Counting:
     @property
     def pause_s(self) -> float:
         return self.settings.linger_s / 4
+
+    @property
+    def patience_s(self) -> float:
+        return 1.0
 
     async def drain(self) -> None:
         """Nothing is begun that somebody else could go on with."""
@@ -144,7 +148,8 @@ def make_app(settings: Settings, counting: Counting) -> Any:
         producer_threaded=False,
         stream_buffer_maxsize=4,
     )
-    app.keeper = counting
+    keeper: Keeper = counting
+    app.keeper = keeper
     for domain, topic in RAW_TOPICS.items():
         _agent(app, domain, topic, counting)
     app.finalize()
