@@ -19,7 +19,7 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -67,6 +67,9 @@ STEPS: Final[tuple[tuple[str, Any, str], ...]] = (
     ("insert", Sink, "_insert"),
 )
 
+#: A thread that used less is not worth a line.
+_LEAST_S: Final = 0.01
+
 
 class Clocks:
     """Calls and time by step, from any thread."""
@@ -94,10 +97,10 @@ class Clocks:
         return clocked
 
 
-def threads_cpu_s() -> Counter[str]:
+def threads_cpu_s() -> dict[str, float]:
     """Processor time of the living threads by their names without numbers: Python's names, else the system's."""
     python = {thread.native_id: thread.name for thread in threading.enumerate()}
-    tick, found = os.sysconf("SC_CLK_TCK"), Counter[str]()
+    tick, found = os.sysconf("SC_CLK_TCK"), defaultdict[str, float](float)
     for task in Path("/proc/self/task").iterdir():
         try:
             told = (task / "stat").read_text("utf-8", errors="replace")
@@ -114,8 +117,8 @@ class Span:
     """Processor time between the first record taken and the last that became durable."""
 
     def __init__(self) -> None:
-        self._first: tuple[float, Counter[str]] | None = None
-        self._last: tuple[float, Counter[str]] | None = None
+        self._first: tuple[float, dict[str, float]] | None = None
+        self._last: tuple[float, dict[str, float]] | None = None
 
     def mark(self, *, durable: bool) -> None:
         """A record was taken or, where `durable`, records became so."""
@@ -129,10 +132,11 @@ class Span:
         if self._first is None or self._last is None:
             return {"cpu_s": 0.0, "threads": {}}
         (began_s, before), (ended_s, after) = self._first, self._last
-        spent = after - before
+        spent = {name: round(cpu_s - before.get(name, 0.0), 3) for name, cpu_s in after.items()}
+        most_first = sorted(spent.items(), key=lambda one: -one[1])
         return {
             "cpu_s": round(ended_s - began_s, 3),
-            "threads": {name: round(cpu_s, 3) for name, cpu_s in spent.most_common() if cpu_s >= 0.01},
+            "threads": {name: cpu_s for name, cpu_s in most_first if cpu_s >= _LEAST_S},
         }
 
 
