@@ -8,7 +8,7 @@ process so far) and `what`:
 ready    partitions are taken over: a record would be processed now. Looked at every 5 ms.
 insert   an insert of events has been answered: from here on every query sees its rows. `table`, `rows`, and `reached`,
          which is [partition, last offset] of each partition in it.
-first    the first record has been received.
+first    the first record has been taken.
 last     the last record has become durable; written at the end.
 
 Only the worker's own process knows when an embedded ClickHouse has answered it, because no other can open the
