@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -18,19 +19,32 @@ from streams.fetching import keep_blocks
 from streams.settings import Settings
 from streams.transport import as_batch, counted
 
-_PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 30.0
+_MOMENT_S: Final = 0.1
 
 
 class NothingComesError(Exception):
     """Kafka gave no more records, and there should be more."""
 
 
+def some(consumer: Consumer, most: int) -> list[Message]:
+    """At least one message and at most so many; none only where none has come for `PATIENCE_S`.
+
+    The client waits until it has as many as it is asked for: it is asked for a moment at a time.
+    """
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        messages: list[Message] = consumer.consume(most, timeout=_MOMENT_S)
+        if messages or time.monotonic() >= until:
+            return messages
+
+
 def consume(consumer: Consumer, most: int) -> Iterator[Sequence[Message]]:
     """Messages without end, at most so many at once. Raises NothingComesError and KafkaException."""
     while True:
-        messages = consumer.consume(most, timeout=_PATIENCE_S)
+        messages = some(consumer, most)
         if not messages:
-            raise NothingComesError(f"no record for {_PATIENCE_S:.0f} s")
+            raise NothingComesError(f"no record for {PATIENCE_S:.0f} s")
         for message in messages:
             if (error := message.error()) is not None:
                 raise KafkaException(error)
@@ -62,9 +76,9 @@ async def _read(settings: Settings, count: int) -> list[Batch]:
         await consumer.seek_to_beginning(*places)
         left = count
         while left > 0:
-            some = await consumer.getmany(timeout_ms=round(_PATIENCE_S * 1_000))
+            some = await consumer.getmany(timeout_ms=round(PATIENCE_S * 1_000))
             if not some:
-                raise NothingComesError(f"no record for {_PATIENCE_S:.0f} s")
+                raise NothingComesError(f"no record for {PATIENCE_S:.0f} s")
             for place, run in some.items():
                 found[TP(place.topic, place.partition)] += run
                 left -= counted(run)

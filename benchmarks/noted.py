@@ -35,12 +35,11 @@ import streams.settings
 import streams.cli.worker
 import streams.worker
 from benchmarks.figures import last_by_partition
-from processors.pipeline import Outcome
+from benchmarks.marked import marked
 from processors.territory import Territory
 from sinks.clickhouse import Sink
 from streams.clock import Clock
 from streams.settings import Settings
-from streams.tally import Tally
 from streams.waiting import wait
 from streams.worker import Worker
 
@@ -58,7 +57,7 @@ class Notes:
     def write(self, what: str, **more: Any) -> None:
         self._file.write(json.dumps(_note(what, more)) + "\n")
 
-    def part(self, *, durable: bool) -> None:
+    def part(self, durable: bool) -> None:
         """Records came or, where `durable`, became durable."""
         if not self._has_begun:
             self._has_begun = True
@@ -99,18 +98,6 @@ def main() -> None:
     """Run the command with a diary."""
     notes = Notes(Path(sys.argv[1]))
 
-    class NotedTally(Tally):
-        has_stored = False
-
-        def outcome(self, outcome: Outcome, durable_at_ms: int) -> None:
-            super().outcome(outcome, durable_at_ms)
-            self.has_stored = True
-
-        def took_part(self, now_s: float) -> None:
-            super().took_part(now_s)
-            notes.part(durable=self.has_stored)
-            self.has_stored = False
-
     class NotedWorker(Worker):
         def __init__(self, settings: Settings, territories: Mapping[str, Territory], sink: Sink, clock: Clock) -> None:
             super().__init__(settings, territories, replace(sink, client=_Client(sink.client, notes)), clock)
@@ -131,7 +118,10 @@ def main() -> None:
             notes.write("ready")
 
     try:
-        with patch.object(streams.worker, "Tally", NotedTally), patch.object(streams.cli.worker, "Worker", NotedWorker):
+        with (
+            patch.object(streams.worker, "Tally", marked(notes.part)),
+            patch.object(streams.cli.worker, "Worker", NotedWorker),
+        ):
             streams.cli.worker.worker(sys.argv[2:], prog_name="worker")
     finally:
         notes.close()

@@ -14,6 +14,7 @@ from typing import Any, Final
 import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from benchmarks.log import PATIENCE_S, some
 from benchmarks.processes import BenchmarkError
 from benchmarks.wire import KEY, VALUES
 from processors.aggregate import EVENTS, RECEIVED
@@ -29,7 +30,6 @@ _FLOATING: Final = 1e-9
 #: Differences that a message shows.
 _SHOWN: Final = 5
 _READ_AT_ONCE: Final = 10_000
-_PATIENCE_S: Final = 30.0
 
 
 class Disagreement(BenchmarkError):
@@ -90,9 +90,9 @@ def read_topic(bootstrap: str, topic: str) -> dict[bytes, bytes]:
     try:
         consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
         while True:
-            messages = consumer.consume(_READ_AT_ONCE, timeout=_PATIENCE_S)
+            messages = some(consumer, _READ_AT_ONCE)
             if not messages:
-                raise BenchmarkError(f"{topic}: nothing came for {_PATIENCE_S:.0f} s, not even its end")
+                raise BenchmarkError(f"{topic}: nothing came for {PATIENCE_S:.0f} s, not even its end")
             for message in messages:
                 error = message.error()
                 if error is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -146,6 +147,8 @@ def main(
     dated: bool,
 ) -> None:
     """Measure the pipeline, its peers and its floors on the same records."""
+    # Told to end, it ends what it has started.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     console = Console()
     reason = kafka_available()
     if reason is not None:

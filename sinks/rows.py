@@ -108,7 +108,7 @@ def _origin(origin: Origin) -> tuple[pl.Expr, ...]:
 
 
 def coded(table: pa.Table) -> pa.Table:
-    """The same rows, with texts of few values as dictionaries: a third less work for ClickHouse, which keeps them so.
+    """The same rows, with texts of few values as dictionaries: less work for ClickHouse, which keeps them so.
 
     Call it on a whole block: a stream of parts with dictionaries of their own is one that ClickHouse does not read.
     """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.outputs import Agreement, Disagreement, Outputs, compare, outputs
-from benchmarks.wire import encoded
+from benchmarks.outputs import Agreement, Disagreement, Outputs, compare, outputs, read_topic
+from benchmarks.wire import encoded, publish
+from streams.broker import in_process_broker
 
 _MINUTE = 1_789_430_400_000
 _EVENTS = b'["sensor","district","A","bin.events",%d]' % _MINUTE
@@ -28,6 +29,14 @@ def told(
     if level is not None:
         found[_LEVEL] = level
     return outputs(worker, found, in_steps=in_steps)
+
+
+@pytest.mark.timeout(20)
+def test_results_are_read_to_their_end_without_waiting_for_more() -> None:
+    """The last value of a key counts; a topic that ends short of a full read is not waited for until patience ends."""
+    with in_process_broker() as bootstrap:
+        publish(bootstrap, "results", [b"a", b"b", b"a"], [b"1", b"2", b"3"])
+        assert read_topic(bootstrap, "results") == {b"a": b"3", b"b": b"2"}
 
 
 def test_equal_outputs_agree() -> None:

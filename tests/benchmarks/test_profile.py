@@ -60,12 +60,12 @@ def test_the_span_begins_with_the_first_record_and_ends_with_the_last_that_is_du
     span = Span()
     assert span.told() == {"cpu_s": 0.0, "threads": {}}
     _spend(0.2)
-    span.mark(durable=False)
+    span.mark(False)
     _spend(0.05)
-    span.mark(durable=False)
-    span.mark(durable=True)
+    span.mark(False)
+    span.mark(True)
     _spend(0.2)
-    span.mark(durable=False)
+    span.mark(False)
     told = span.told()
     assert 0.05 <= told["cpu_s"] < 0.2
     assert 0.03 <= sum(told["threads"].values()) < 0.2
