@@ -187,8 +187,15 @@ class Sink:
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """A query's result as tuples of Python values."""
-        answer = self._tried("reading", lambda: self.client.query(sql, parameters=dict(parameters or {})))
-        return [tuple(row) for row in answer.result_rows]
+        return [tuple(row) for row in self._query(sql, parameters).result_rows]
+
+    def named_rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """A query's result as rows of Python values by the name of their column."""
+        answer = self._query(sql, parameters)
+        return [dict(zip(answer.column_names, row, strict=True)) for row in answer.result_rows]
+
+    def _query(self, sql: str, parameters: Mapping[str, Any] | None) -> Any:
+        return self._tried("reading", lambda: self.client.query(sql, parameters=dict(parameters or {})))
 
     def _tried(self, doing: str, call: Callable[[], Any]) -> Any:
         this, say_at_s = object(), 0.0

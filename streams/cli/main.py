@@ -11,7 +11,16 @@ import click
 
 from streams.interrupt import undisturbed
 
-_COMMANDS: Final = ("audit", "check", "demo", "gateway", "init", "simulate", "territory", "worker")
+_COMMANDS: Final = (
+    "audit",
+    "check",
+    "demo",
+    "gateway",
+    "init",
+    "simulate",
+    "territory",
+    "worker",
+)
 
 
 class _Commands(click.Group):
@@ -29,7 +38,8 @@ class _Commands(click.Group):
         with undisturbed():
             # First: it tells Polars how many threads it may have.
             import_module("streams.settings")
-            command: click.Command = getattr(import_module(f"streams.cli.{cmd_name}"), cmd_name)
+            name = cmd_name.replace("-", "_")
+            command: click.Command = getattr(import_module(f"streams.cli.{name}"), name)
         return command
 
 
