@@ -2,7 +2,7 @@
 
 A query is a file `<name>.sql` here. It begins with comment lines that say in words what it answers, and takes typed
 parameters (`{name:Type}`, bound by ClickHouse, never pasted into the text). It reads through views or with FINAL, so
-that nobody who uses it can forget chunks and versions.
+that nobody who uses it can forget chunks and versions. Parameters have the names and types of `VOCABULARY`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,21 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sinks.clickhouse import Sink
+
+#: Every parameter a query may take, and its ClickHouse type: all that another way of asking
+#: (Grafana's) has to know. An empty array of jurisdictions or districts names all of them.
+VOCABULARY: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "since": "DateTime64(3)",  # the period, from its first instant
+        "until": "DateTime64(3)",  # to its last
+        "now": "DateTime64(3)",  # the wall clock, for ages: what is open or stale is so now, whatever the period
+        "bucket_s": "UInt32",  # seconds of one point of a curve; whole minutes where windows are read
+        "jurisdictions": "Array(String)",  # authorities
+        "layer": "String",  # of zones: what a district is
+        "districts": "Array(String)",  # codes of zones of that layer
+        "metrics": "Array(String)",  # of windows (kind.field) or of workers, by their whole names
+    }
+)
 
 _PARAMETER: Final = re.compile(r"\{(\w+):\s*([^{}]+?)\s*\}")
 

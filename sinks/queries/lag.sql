@@ -1,0 +1,17 @@
+-- Records in Kafka that are not durable yet, by topic and time: of each partition the newest sample, whichever worker holds it.
+SELECT time, topic, sum(newest) AS lag
+FROM
+(
+    SELECT
+        toStartOfInterval(at, toIntervalSecond({bucket_s:UInt32})) AS time,
+        replaceOne(labels['topic'], 'city.raw.', '') AS topic,
+        labels['partition'] AS part,
+        argMax(value, at) AS newest
+    FROM worker_samples
+    WHERE metric = 'vigie_lag_records'
+        AND at >= toStartOfInterval({since:DateTime64(3)}, toIntervalSecond({bucket_s:UInt32}))
+        AND at <= {until:DateTime64(3)}
+    GROUP BY time, topic, part
+)
+GROUP BY time, topic
+ORDER BY time, topic

@@ -1,0 +1,13 @@
+-- The mean of each of some measures (`metrics`: kind.field) over the districts together, by time.
+SELECT
+    toStartOfInterval(window_start, toIntervalSecond({bucket_s:UInt32})) AS time,
+    metric,
+    sum(w.sum) / sum(w.count) AS mean
+FROM windows AS w
+WHERE layer = {layer:String} AND metric IN {metrics:Array(String)}
+    AND window_start >= toStartOfInterval({since:DateTime64(3)}, toIntervalSecond({bucket_s:UInt32}))
+    AND window_start <= {until:DateTime64(3)}
+    AND (empty({jurisdictions:Array(String)}) OR has({jurisdictions:Array(String)}, jurisdiction_id))
+    AND (empty({districts:Array(String)}) OR has({districts:Array(String)}, zone_code))
+GROUP BY time, metric
+ORDER BY time, metric
