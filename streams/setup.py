@@ -98,21 +98,24 @@ def missing_topics(settings: Settings, there: set[str]) -> list[str]:
 
 
 def publish_territories(found: Mapping[str, Territory], to: Sink) -> None:
-    """Write zones and assets that ClickHouse does not have in this version."""
+    """Write zones and assets whose newest version in ClickHouse is another one, if only by what was written last: a
+    territory that comes back is the newest again."""
     for jurisdiction, territory in found.items():
-        known = to.rows(
-            "SELECT count() FROM zones WHERE jurisdiction_id = {j:String} AND territory_version = {v:String}",
-            {"j": jurisdiction, "v": territory.version},
-        )[0][0]
-        if known:
+        table = "zones" if len(territory.zones) else "assets"
+        ((newest,),) = to.rows(
+            f"SELECT argMax(territory_version, loaded_at) FROM {table} WHERE jurisdiction_id = {{j:String}}",
+            {"j": jurisdiction},
+        )
+        if newest == territory.version:
             continue
+        now = utc_now()
         stamped = [
             pl.lit(jurisdiction).alias("jurisdiction_id"),
             pl.lit(territory.version).alias("territory_version"),
-            pl.lit(utc_now()).dt.cast_time_unit("ms").alias("loaded_at"),
+            pl.lit(now).dt.cast_time_unit("ms").alias("loaded_at"),
         ]
         zones = territory.zones.with_columns(pl.Series("wkt", shapely.to_wkt(territory.geometries)), *stamped)
-        name = f"{jurisdiction}|{territory.version}"
+        name = f"{jurisdiction}|{territory.version}|{now}"
         to.insert_whole("assets", territory.assets.with_columns(stamped).to_arrow(compat_level=_OLDEST), name)
         # Last: these are what is looked for, after a start that was cut short.
         to.insert_whole("zones", zones.to_arrow(compat_level=_OLDEST), name)

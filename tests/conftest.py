@@ -11,6 +11,7 @@ import streams.settings  # noqa: F401
 import pytest
 
 from sinks.clickhouse import Sink, connect, migrate
+from tests.support.loaded import load
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +25,35 @@ def _engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
 @pytest.fixture
 def clickhouse(_engine: Sink) -> Sink:
     """A ClickHouse with all its tables, empty. A test that needs another directory must use a process of its own."""
+    return _emptied(_engine)
+
+
+@pytest.fixture(scope="module")
+def loaded(_engine: Sink) -> Iterator[Sink]:
+    """The demo database of tests/support/loaded.py, for modules whose tests only read."""
+    load(_emptied(_engine))
+    yield _engine
+    _engine.command("SYSTEM START TTL MERGES worker_samples")
+
+
+def _emptied(sink: Sink) -> Sink:
     tables = "SELECT name FROM system.tables WHERE database = 'default' AND engine LIKE '%MergeTree%'"
-    for (table,) in _engine.rows(tables):
+    for (table,) in sink.rows(tables):
         if table != "migrations":
-            _engine.client.command(f"TRUNCATE TABLE {table}")
-    return _engine
+            sink.client.command(f"TRUNCATE TABLE {table}")
+    return sink
+
+
+#: The property by which a test says how many queries of dashboards it has run.
+QUERIES_RUN = "queries of dashboards run"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how many queries of dashboards were run, whichever processes ran them."""
+    passed = terminalreporter.stats.get("passed", ())
+    counts = [count for report in passed for name, count in report.user_properties if name == QUERIES_RUN]
+    if counts:
+        terminalreporter.write_line(f"{sum(counts)} {QUERIES_RUN}, by {len(counts)} tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,4 +65,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _quickness(item: pytest.Item) -> int:
     if item.get_closest_marker("integration") is not None:
         return 0
-    return 1 if "clickhouse" in getattr(item, "fixturenames", ()) else 2
+    return 1 if {"clickhouse", "loaded"} & set(getattr(item, "fixturenames", ())) else 2

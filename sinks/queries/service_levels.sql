@@ -35,6 +35,7 @@ FROM
         SELECT DISTINCT jurisdiction_id, assumeNotNull(asset_id) AS asset_id
         FROM alerts
         WHERE ends_at IS NULL AND state != 'pending' AND ifNull(asset_id, '') != ''
+            AND (empty({jurisdictions:Array(String)}) OR has({jurisdictions:Array(String)}, jurisdiction_id))
     ) AS o ON o.jurisdiction_id = a.jurisdiction_id AND o.asset_id = a.asset_id
     WHERE empty({districts:Array(String)}) OR has({districts:Array(String)}, a.zones[{layer:String}])
     GROUP BY jurisdiction_id, code

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final
 
+import polars as pl
 import pytest
 
 from sinks.clickhouse import Sink, migrations
 from sinks.queries import VOCABULARY, UnknownQueryError, ask, names, query
+from streams.setup import publish_territories
+from tests.support.city import CITY, city
 
 _CREATED: Final = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+)")
 _READ: Final = re.compile(r"\b(?:FROM|JOIN)\s+(\w+)(?:\s+AS\s+\w+)?(\s+FINAL\b)?", re.IGNORECASE)
@@ -63,6 +68,53 @@ def test_a_query_that_is_not_there_is_named() -> None:
     """A misspelt name must not look like an empty answer."""
     with pytest.raises(UnknownQueryError, match="no query nonsense"):
         query("nonsense")
+
+
+def test_zones_are_those_in_force(clickhouse: Sink) -> None:
+    """A zone that is over or has not begun cannot be chosen and is not drawn, and its name is known all the same."""
+    publish_territories({CITY: city()}, clickhouse)
+    given: dict[str, Any] = {"jurisdictions": [], "layer": "sector"}
+
+    def offered(now: datetime) -> list[str]:
+        return [row["value"] for row in ask(clickhouse, "districts", now=now, **given)]
+
+    assert offered(datetime(2025, 6, 1, tzinfo=UTC)) == ["OLD"]
+    assert offered(datetime(2026, 3, 15, tzinfo=UTC)) == ["NEW", "WORKS"]
+    drawn = ask(clickhouse, "zone_map", now=datetime(2026, 4, 1, tzinfo=UTC), districts=[], **given)
+    assert {row["label"] for row in drawn} == {"", "NEW"}
+    names_of = "SELECT code, title FROM zone_names WHERE layer = 'sector' ORDER BY code"
+    assert clickhouse.rows(names_of) == [(code, code) for code in ("NEW", "OLD", "WORKS")]
+
+
+def test_a_territory_that_comes_back_is_the_newest_again(clickhouse: Sink) -> None:
+    """Who goes back to the former zones after a bad change sees the former names, and every asset once."""
+    today = city()
+    renamed = replace(today, version="renamed", zones=today.zones.with_columns(pl.lit("New name").alias("name")))
+    title = "SELECT title FROM zone_names WHERE layer = 'quarter' AND code = 'Q01'"
+    for territory, expected in ((today, "Q01"), (renamed, "New name (Q01)"), (today, "Q01"), (today, "Q01")):
+        publish_territories({CITY: territory}, clickhouse)
+        assert clickhouse.rows(title) == [(expected,)]
+    assert clickhouse.rows("SELECT count() FROM registry_now") == [(len(today.assets),)]
+    # The fourth time there was nothing to write.
+    assert clickhouse.rows("SELECT uniqExact(loaded_at) FROM zones") == [(3,)]
+
+
+def test_long_lists_end(clickhouse: Sink) -> None:
+    """Anybody may report under any code, and some towns have hundreds of districts: the busiest twelve are told."""
+    clickhouse.command(
+        "INSERT INTO window_rows (window_start, jurisdiction_id, layer, zone_code, metric, resolution, count, sum, "
+        "topic, version) SELECT '2026-03-10 12:00:00', '999999999', 'quarter', concat('Q', toString(zone.number)), "
+        "concat('c', toString(kind.number), '.received'), 1, kind.number + zone.number + 1, 0, 't', 1 "
+        "FROM numbers(20) AS zone CROSS JOIN numbers(15) AS kind"
+    )
+    at = datetime(2026, 3, 10, 12, tzinfo=UTC)
+    given: dict[str, Any] = {"jurisdictions": [], "districts": [], "layer": "quarter", "since": at}
+    rows = ask(clickhouse, "reports_by_category", until=at, **given)
+    assert {row["category"] for row in rows} == {*(f"c{number}" for number in range(3, 15)), "other"}
+    assert sum(row["reports"] for row in rows) == sum(kind + zone + 1 for kind in range(15) for zone in range(20))
+    metrics = [f"c{number}.received" for number in range(15)]
+    curves = ask(clickhouse, "means_by_district", until=at, bucket_s=60, metrics=metrics, **given)
+    assert {row["district"] for row in curves} == {f"Q{number}" for number in range(8, 20)}
 
 
 def test_parameters_are_all_or_nothing(clickhouse: Sink) -> None:

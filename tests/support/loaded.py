@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 import numpy as np
@@ -29,6 +29,7 @@ from schemas.records import Batch, Rows
 from schemas.writers import own_writers
 from sinks.clickhouse import Sink
 from sinks.rows import Origin, ZoneMaps
+from sinks.store import store_alerts
 from streams.flush import Effects, Message, settle
 from streams.ledger import Cut, Entry, Ledger, Place
 from streams.setup import publish_territories
@@ -43,8 +44,12 @@ END: Final = START + timedelta(hours=HOURS)
 #: The second authority, a degree further east; its last district has a name and a code that nobody should trust.
 NEIGHBOUR: Final = "200054807"
 AWKWARD: Final = "L'Île\\"
-#: Districts that both authorities have.
+#: A district that both authorities have.
 SHARED: Final = "Q00"
+#: An asset that is in no registry and has never spoken.
+GHOST: Final = "ghost-001"
+#: One that is in the neighbour's registry, the only one of its kind there, and has never spoken.
+MUTE: Final = "mute-001"
 
 _PARTITIONS: Final = 2
 _BATCH: Final = 400
@@ -72,8 +77,15 @@ def _neighbour() -> Territory:
         area=(west + 1, south, east + 1, north),
         zones=found.zones.with_columns(renamed.alias("code"), renamed.alias("name")),
         geometries=shapely.transform(found.geometries, lambda xy: xy + np.array([1.0, 0.0])),
-        assets=found.assets.with_columns(pl.col("longitude") + 1),
+        assets=pl.concat([found.assets.with_columns(pl.col("longitude") + 1), _mute(found.assets)]),
     )
+
+
+def _mute(assets: pl.DataFrame) -> pl.DataFrame:
+    """An asset that nobody expects to speak, and that never does."""
+    changed = {"asset_id": MUTE, "kind": "noise", "name": None, "report_interval_s": None}
+    values = [pl.lit(value, dtype=assets.schema[name]).alias(name) for name, value in changed.items()]
+    return assets.filter(pl.col("kind") == "bin").head(1).with_columns(pl.col("longitude") + 1, *values)
 
 
 def _former() -> Territory:
@@ -119,9 +131,21 @@ def load(sink: Sink) -> None:
     watch = ZoneWatch(known, "worker-1")
     watch.look(_PARTITIONS, _EPOCH, sink)
     watch.save(sink, _ms(END))
+    store_alerts([(Origin("", 0), 0, _homeless())], sink)
     # The load is older than the table keeps samples.
     sink.command("SYSTEM STOP TTL MERGES worker_samples")
     sink.insert_whole("worker_samples", samples.table(END), "samples")
+
+
+def _homeless() -> dict[str, Any]:
+    """A firing alert about an asset of which nobody knows where it is."""
+    at = _ms(START + timedelta(hours=1))
+    return {
+        "transition_id": "t-ghost", "fingerprint": GHOST, "sequence": 1, "alertname": "bin_fire",
+        "jurisdiction_id": SIREN, "domain": "sensor", "asset_id": GHOST, "zone_layer": None, "zone_code": None,
+        "category": None, "severity": "critical", "state": "firing", "at": at, "starts_at": at, "ends_at": None,
+        "value": 95.0, "threshold": 70.0, "summary": "Bin ghost-001 burns",
+    }  # fmt: skip
 
 
 def _logs(known: Mapping[str, Territory]) -> dict[Place, Batch]:

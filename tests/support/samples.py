@@ -1,7 +1,7 @@
 """What two workers would have said of themselves: drawn rows of `worker_samples`, with what makes them hard to read.
 
-The first worker is gone for a while in the middle and starts anew, with counters at 0; meanwhile its partitions are the
-other one's. In = stored + rejected + duplicates holds in every sample.
+The first worker is gone for a while in the middle; meanwhile its partitions are the other one's. Then a third one takes
+its place, with counters at 0. In = stored + rejected + duplicates holds in every sample.
 """
 
 from __future__ import annotations
@@ -19,20 +19,25 @@ import pyarrow as pa
 from schemas.contracts import RAW_TOPICS
 
 STEP_S: Final = 15
-#: Steps of the first worker's absence, and how many there are in all: two hours.
+#: Steps between the first worker and the third, and how many there are in all: two hours.
 GONE: Final = range(230, 250)
 STEPS: Final = 480
-WORKERS: Final = ("worker-1", "worker-2")
+FIRST, SECOND, THIRD = WORKERS = ("worker-1", "worker-2", "worker-3")
 
 _PARTITIONS: Final = (0, 1)
 _REASONS: Final = ("decode", "future", "quality")
+
+#: Counters by topic that are there from the first sample on; those of alerts and notifications come when they count.
+_COUNTED: Final = (
+    "vigie_records_total", "vigie_events_stored_total", "vigie_duplicates_total", "vigie_late_events_total",
+)  # fmt: skip
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: what a worker says of a metric. `labels` in the order of their names."""
+    """One row: what a worker says of a metric."""
 
     at: datetime
     worker: str
@@ -58,16 +63,14 @@ def samples(end: datetime, seed: int = 7) -> Iterator[Sample]:
     workers = {name: _Worker(name) for name in WORKERS}
     for step in range(STEPS):
         at = end - timedelta(seconds=STEP_S * (STEPS - step))
-        if step == GONE.stop:
-            workers[WORKERS[0]] = _Worker(WORKERS[0])
-        alive = WORKERS[1:] if step in GONE else WORKERS
+        alive = (SECOND,) if step in GONE else (FIRST if step < GONE.start else THIRD, SECOND)
+        for name in alive:
+            yield from _said(workers[name], at, rng)
         for number, partition in enumerate(_PARTITIONS):
             holder = workers[alive[number % len(alive)]]
             for topic in RAW_TOPICS.values():
-                _count(holder, topic, rng)
                 yield from _gauges(holder, topic, partition, at, rng)
-        for name in alive:
-            yield from _said(workers[name], at, rng)
+                _count(holder, topic, rng)
 
 
 def _count(worker: _Worker, topic: str, rng: random.Random) -> None:
@@ -78,11 +81,11 @@ def _count(worker: _Worker, topic: str, rng: random.Random) -> None:
     worker.add("vigie_late_events_total", rng.randrange(20), topic=topic)
     worker.add("vigie_records_total", stored + duplicates + sum(rejects.values()), topic=topic)
     for reason, count in rejects.items():
-        worker.add("vigie_rejects_total", count, reason=reason, topic=topic)
+        worker.add("vigie_rejects_total", count, topic=topic, reason=reason)
 
 
 def _gauges(worker: _Worker, topic: str, partition: int, at: datetime, rng: random.Random) -> Iterator[Sample]:
-    labels = (("partition", str(partition)), ("topic", topic))
+    labels = (("topic", topic), ("partition", str(partition)))
     seconds = at.timestamp()
     for metric, value in (
         ("vigie_lag_records", float(rng.randrange(500))),
@@ -93,11 +96,16 @@ def _gauges(worker: _Worker, topic: str, partition: int, at: datetime, rng: rand
 
 
 def _said(worker: _Worker, at: datetime, rng: random.Random) -> Iterator[Sample]:
+    for topic in RAW_TOPICS.values():
+        for metric in _COUNTED:
+            worker.add(metric, 0, topic=topic)
+        for reason in _REASONS:
+            worker.add("vigie_rejects_total", 0, topic=topic, reason=reason)
+    for (metric, labels), count in worker.counters.items():
+        yield Sample(at, worker.name, metric, labels, float(count))
     if rng.random() < 0.1:
         worker.add("vigie_alert_transitions_total", 1, alertname="bin_full", state=rng.choice(("firing", "resolved")))
         worker.add("vigie_notifications_total", 1, outcome="delivered")
-    for (metric, labels), count in worker.counters.items():
-        yield Sample(at, worker.name, metric, labels, float(count))
     for topic in RAW_TOPICS.values():
         yield Sample(at, worker.name, "vigie_unaccounted_records", (("topic", topic),), 0.0)
     for quantile, visible, flush in (("0.5", 0.3, 0.05), ("0.99", 0.9, 0.2)):
