@@ -11,7 +11,6 @@ import streams.settings  # noqa: F401
 import pytest
 
 from sinks.clickhouse import Sink, connect, migrate
-from tests.support.loaded import load
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +30,9 @@ def clickhouse(_engine: Sink) -> Sink:
 @pytest.fixture(scope="module")
 def loaded(_engine: Sink) -> Iterator[Sink]:
     """The demo database of tests/support/loaded.py, for modules whose tests only read."""
+    # The simulated city is much to import for those who do without it.
+    from tests.support.loaded import load
+
     load(_emptied(_engine))
     yield _engine
     _engine.command("SYSTEM START TTL MERGES worker_samples")

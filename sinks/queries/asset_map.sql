@@ -1,5 +1,6 @@
 -- Where assets are and whether they are heard: `state` is in time, overdue (silent for more than four of its reporting
--- intervals, of one hour where none is known) or never heard. At most 5 000, always the same ones.
+-- intervals, of one hour where none is known) or never heard. At most 3 000, those that have been heard before the others,
+-- always the same ones.
 SELECT
     latitude,
     longitude,
@@ -17,5 +18,5 @@ FROM supervised_assets
 WHERE latitude IS NOT NULL AND longitude IS NOT NULL
     AND (empty({jurisdictions:Array(String)}) OR has({jurisdictions:Array(String)}, jurisdiction_id))
     AND (empty({districts:Array(String)}) OR has({districts:Array(String)}, zones[{layer:String}]))
-ORDER BY cityHash64(jurisdiction_id, asset_id)
-LIMIT 5000
+ORDER BY heard_at IS NULL, cityHash64(jurisdiction_id, asset_id)
+LIMIT 3000
