@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Executor
 
+import numpy as np
+
 from processors.pipeline import ChunkRows, PartitionState, take_window_rows
 from processors.snapshot import freeze
 from streams.clock import Clock, monotonic_s
@@ -62,7 +64,9 @@ class Flusher:
                 if place in again:
                     self._ledger.release(place, entry)
             self._count([cut for cut in cuts if cut.place not in again])
-            self._log.debug("flushed", partitions=len(cuts), duration_ms=round((monotonic_s() - started) * 1_000, 1))
+            seconds = monotonic_s() - started
+            self._tally.flush_s.add(np.array([seconds]))
+            self._log.debug("flushed", partitions=len(cuts), duration_ms=round(seconds * 1_000, 1))
             return again
 
     async def _cut(self, place: Place, entry: Entry, save: bool, begun: list[tuple[Place, Entry]]) -> Cut | None:

@@ -38,6 +38,9 @@ from streams.produce import Confirmed
 from streams.recovery import Recovery
 from streams.settings import Settings
 from streams.tally import Tally
+from streams.telemetry import gather, pages
+from streams.telemetry.metrics import Sample
+from streams.telemetry.sampling import Sampling
 from streams.transport import Fetched
 from streams.waiting import linger_s, wait, whole
 from streams.zone_watch import STEP_MS, ZoneWatch
@@ -61,6 +64,8 @@ class Worker:
         self.ledger = Ledger()
         self.log = logger("worker")
         self.failure: BaseException | None = None
+        self.stalled_s = 0.0
+        """For how long records have waited and nothing has moved, as the guard sees it."""
         writers = Writers(older=settings.older_schemas, registry_url=settings.schema_registry_url)
         self.reference = Reference(Locator(territories), limits(settings), writers.older)
         self._intake = Intake(settings, self.reference, writers)
@@ -72,6 +77,7 @@ class Worker:
         self._notifier = Notifier(settings, clock, self.tally)
         self._zone_watch = ZoneWatch(territories, owner)
         self._recovery = Recovery(settings, self.reference, owner)
+        self._sampling = Sampling(sink, owner, settings.sample_interval_s)
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
         self._arrived = {topic: asyncio.Event() for topic in RAW_TOPICS.values()}
@@ -82,6 +88,8 @@ class Worker:
             settings, self.custody, ingest=self._ingest, notify=self._notify, on_failure=self.fail
         )  # fmt: skip
         self.custody.app = self.app
+        if settings.web_port:
+            pages.serve(self.app, unready=lambda: gather.unready(self), samples=lambda: gather.samples(self))
         self.confirmed = Confirmed(self.app, settings.retry_budget_s)
         effects = Effects(
             sink=lambda: self.custody.flushing.sink,
@@ -125,6 +133,7 @@ class Worker:
             self._watch,
             self.custody.run,
             partial(self._notifier.run, self._told),
+            partial(self._sampling.run, self._samples, self.clock.now_ms),
             *(partial(self._process_loop, topic) for topic in self._arrived),
         ]
         loops = [asyncio.create_task(self._guarded(loop)) for loop in running]
@@ -143,6 +152,7 @@ class Worker:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             self._notifier.close()
+            self._sampling.close()
             await self.app.stop()
             self.custody.close()
             self._stages.shutdown(wait=True)
@@ -176,6 +186,11 @@ class Worker:
         return self.sink.is_waiting or self.confirmed.is_waiting or self.custody.is_kafka_away
 
     @property
+    def is_busy(self) -> bool:
+        """Whether it has records to process, or more than it can take."""
+        return self.ledger.arrived > 0 or self._is_full()
+
+    @property
     def lags(self) -> bool:
         """Whether there is something to do that is not done."""
         if not self.custody.is_open:
@@ -183,6 +198,11 @@ class Worker:
         if self.custody.has_lost_sight:
             return True
         return any(entry.inbox or entry.dirty or not self._read_to_its_end(p, entry) for p, entry in self.ledger)
+
+    def _samples(self) -> list[Sample]:
+        self.tally.visible_s.take()
+        self.tally.flush_s.take()
+        return gather.samples(self)
 
     def has_seen(self, event_ms: int) -> bool:
         """Whether every partition has passed that event time, and the zones have been looked at since."""
