@@ -34,9 +34,10 @@ class Flusher:
         self.in_flight = 0
         """Records whose rows are being stored."""
 
-    async def flush(self, *, save: bool = False) -> set[Place]:
+    async def flush(self, *, save: bool = False, alerts_only: bool = False) -> set[Place]:
         """Store everything processed so far, and take the snapshots that are due, or all of them with `save`.
 
+        With `alerts_only` partitions that have no alert to tell are left for another time.
         Returns places that must be taken up again from their snapshots: ClickHouse refused rows of them. Entries whose
         flush did not come to its end are released from the ledger, because what was cut is lost to them; an entry that
         has taken the place of such a one meanwhile is another owner's, and stays.
@@ -46,7 +47,8 @@ class Flusher:
             # What is cut is nowhere else until it is settled.
             begun: list[tuple[Place, Entry]] = []
             try:
-                cuts = [cut for place, entry in self._ledger if (cut := await self._cut(place, entry, save, begun))]
+                chosen = [(p, entry) for p, entry in self._ledger if entry.transitions or not alerts_only]
+                cuts = [cut for place, entry in chosen if (cut := await self._cut(place, entry, save, begun))]
                 if not cuts:
                     await self._commit_late(save)
                     return set()

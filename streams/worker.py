@@ -51,6 +51,10 @@ _UNFLUSHED: Final = 4
 _ARRIVED: Final = 16
 #: Alerts do not wait for the flush interval, but a storm of them is still written in blocks.
 _URGENT_S: Final = 0.05
+#: How long a flush waits at most for records that have arrived to be processed.
+_GATHER_S: Final = 0.25
+#: Between two flushes, where each takes longer than the interval: the event loop belongs to others too.
+_PAUSE_S: Final = 0.1
 
 
 class Worker:
@@ -80,6 +84,8 @@ class Worker:
         self._sampling = Sampling(sink, owner, settings.sample_interval_s)
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
+        self._due = asyncio.Event()
+        self._lingers: dict[str, float] = {}
         self._arrived = {topic: asyncio.Event() for topic in RAW_TOPICS.values()}
         self._ends: dict[Place, int] | None = None
         self._stop = asyncio.Event()
@@ -268,7 +274,9 @@ class Worker:
             await arrived.wait()
             entries = [(place, entry) for place, entry in self.ledger if place.topic == topic]
             if all(entry.arrived < most for _, entry in entries):
-                await asyncio.sleep(linger_s(self.settings.linger_s, spent_s))
+                self._lingers[topic] = linger_s(self.settings.linger_s, spent_s)
+                self.custody.lingering_s = max(self._lingers.values())
+                await wait(self._due, self._lingers[topic])
             arrived.clear()
             spent_s = 0.0
             for place, entry in entries:
@@ -326,9 +334,9 @@ class Worker:
 
     # -- effects -------------------------------------------------------------------------------------------------------
 
-    async def flush(self, *, save: bool = False) -> None:
-        """Make everything durable that has been processed so far."""
-        for place in await self._flusher.flush(save=save):
+    async def flush(self, *, save: bool = False, alerts_only: bool = False) -> None:
+        """Make everything durable that has been processed so far, or what partitions have that have alerts to tell."""
+        for place in await self._flusher.flush(save=save, alerts_only=alerts_only):
             self.log.error("ClickHouse refused rows: stored as rejects", topic=place.topic, partition=place.partition)
             self.custody.look_again()
         self._moved.set()
@@ -344,17 +352,36 @@ class Worker:
     # -- time ----------------------------------------------------------------------------------------------------------
 
     async def _flush_loop(self) -> None:
+        due_s = monotonic_s() + self.settings.flush_interval_s
         while True:
-            if await wait(self._wake, self.settings.flush_interval_s):
+            is_woken = await wait(self._wake, max(due_s - monotonic_s(), _PAUSE_S))
+            # Alerts do not wait for the others' turn, and do not put it off.
+            alerts_only = (now_s := monotonic_s()) < due_s and self.ledger.waiting < self.settings.flush_rows
+            if not alerts_only:
+                # From one beginning to the next: how long a flush takes is no reason to begin the next one later.
+                due_s = now_s + self.settings.flush_interval_s
+            if is_woken:
                 await asyncio.sleep(_URGENT_S)
+            else:
+                await self._gather()
             self._wake.clear()
             if self.custody.is_open:
-                await whole(self._flush_while_ours())
+                await whole(self._flush_while_ours(alerts_only))
 
-    async def _flush_while_ours(self) -> None:
+    async def _gather(self) -> None:
+        """Have what has arrived processed, so that it need not wait for the next flush: nobody lingers meanwhile."""
+        until_s, arrived = monotonic_s() + _GATHER_S, [(entry, entry.fetched) for _, entry in self.ledger]
+        # Who lingers now goes on; who comes to it later lingers.
+        self._due.set()
+        self._due.clear()
+        while monotonic_s() < until_s and any(entry.next_offset < end for entry, end in arrived):
+            self._moved.clear()
+            await wait(self._moved, _GATHER_S)
+
+    async def _flush_while_ours(self, alerts_only: bool) -> None:
         serial = self.custody.serial
         try:
-            await self.flush()
+            await self.flush(alerts_only=alerts_only)
         except SinkAwayError:
             # Given up because the partitions were to be handed over: the next owner reads those records again.
             if serial == self.custody.serial:
