@@ -36,25 +36,20 @@ from streams.notify import Notifier
 from streams.passing import Passing
 from streams.produce import Confirmed
 from streams.recovery import Recovery
+from streams.rhythm import Rhythm
 from streams.settings import Settings
 from streams.tally import Tally
 from streams.telemetry import gather, pages
 from streams.telemetry.metrics import Sample
 from streams.telemetry.sampling import Sampling
 from streams.transport import Fetched
-from streams.waiting import linger_s, wait, whole
+from streams.waiting import wait, whole
 from streams.zone_watch import STEP_MS, ZoneWatch
 
 _POLL_S: Final = 0.1
 #: What may be in memory before fetching stops: flushes' worth of rows, and batches' worth of records.
 _UNFLUSHED: Final = 4
 _ARRIVED: Final = 16
-#: Alerts do not wait for the flush interval, but a storm of them is still written in blocks.
-_URGENT_S: Final = 0.05
-#: How long a flush waits at most for records that have arrived to be processed.
-_GATHER_S: Final = 0.25
-#: Between two flushes, where each takes longer than the interval: the event loop belongs to others too.
-_PAUSE_S: Final = 0.1
 
 
 class Worker:
@@ -82,14 +77,11 @@ class Worker:
         self._zone_watch = ZoneWatch(territories, owner)
         self._recovery = Recovery(settings, self.reference, owner)
         self._sampling = Sampling(sink, owner, settings.sample_interval_s)
-        self._wake = asyncio.Event()
-        self._moved = asyncio.Event()
-        self._due = asyncio.Event()
-        self._lingers: dict[str, float] = {}
         self._arrived = {topic: asyncio.Event() for topic in RAW_TOPICS.values()}
         self._ends: dict[Place, int] | None = None
         self._stop = asyncio.Event()
         self.custody = Custody(settings, self.ledger, self._recovery, sink, self._save, self.fail)
+        self._rhythm = Rhythm(settings, self.ledger, self.custody, self._flush_while_ours)
         self.app: Any = faust_app.build(
             settings, self.custody, ingest=self._ingest, notify=self._notify, on_failure=self.fail
         )  # fmt: skip
@@ -106,7 +98,9 @@ class Worker:
             produce=self.confirmed.produce,
             commit=self._commit,
         )
-        self._passing = Passing(settings, clock, self.reference, self.ledger, self.custody, self._stages, self._wake)
+        self._passing = Passing(
+            settings, clock, self.reference, self.ledger, self.custody, self._stages, self._rhythm.wake
+        )
         self._flusher = Flusher(settings, self.ledger, effects, self._stages, self.tally, clock)
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -134,7 +128,7 @@ class Worker:
         """Run until `stop` or a failure. Raises the failure."""
         await self.app.start()
         running: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            self._flush_loop,
+            self._rhythm.run,
             self._passing.run,
             self._watch,
             self.custody.run,
@@ -230,8 +224,8 @@ class Worker:
         fetched: Fetched = message.value
         batch, place = fetched.batch, Place(fetched.batch.topic, fetched.batch.partition)
         while self._is_current(message) and (self._is_full() or not self.custody.is_open):
-            self._moved.clear()
-            await wait(self._moved, _POLL_S)
+            self._rhythm.moved.clear()
+            await wait(self._rhythm.moved, _POLL_S)
         entry = self.ledger.get(place)
         if entry is None or not self._is_wanted(message, place, entry):
             return
@@ -274,15 +268,13 @@ class Worker:
             await arrived.wait()
             entries = [(place, entry) for place, entry in self.ledger if place.topic == topic]
             if all(entry.arrived < most for _, entry in entries):
-                self._lingers[topic] = linger_s(self.settings.linger_s, spent_s)
-                self.custody.lingering_s = max(self._lingers.values())
-                await wait(self._due, self._lingers[topic])
+                await self._rhythm.linger(topic, spent_s)
             arrived.clear()
             spent_s = 0.0
             for place, entry in entries:
                 while self._is_waiting_enough():
-                    self._moved.clear()
-                    await wait(self._moved, _POLL_S)
+                    self._rhythm.moved.clear()
+                    await wait(self._rhythm.moved, _POLL_S)
                 started = monotonic_s()
                 await whole(self._process(place, entry))
                 spent_s += monotonic_s() - started
@@ -312,10 +304,10 @@ class Worker:
             entry.next_offset = batch.last_offset + 1
             entry.received_s = monotonic_s()
             await self._passing.catch_up(entry)
-        self._moved.set()
+        self._rhythm.moved.set()
         self._intake.log_batch(batch, outcomes, monotonic_s() - started)
         if entry.transitions or self.ledger.waiting >= self.settings.flush_rows:
-            self._wake.set()
+            self._rhythm.wake.set()
 
     async def _notify(self, message: Any) -> None:
         fetched: Fetched = message.value
@@ -339,7 +331,7 @@ class Worker:
         for place in await self._flusher.flush(save=save, alerts_only=alerts_only):
             self.log.error("ClickHouse refused rows: stored as rejects", topic=place.topic, partition=place.partition)
             self.custody.look_again()
-        self._moved.set()
+        self._rhythm.moved.set()
 
     async def _save(self) -> None:
         if self.failure is None:
@@ -351,34 +343,7 @@ class Worker:
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
-    async def _flush_loop(self) -> None:
-        due_s = monotonic_s() + self.settings.flush_interval_s
-        while True:
-            is_woken = await wait(self._wake, max(due_s - monotonic_s(), _PAUSE_S))
-            # Alerts do not wait for the others' turn, and do not put it off.
-            alerts_only = (now_s := monotonic_s()) < due_s and self.ledger.waiting < self.settings.flush_rows
-            if not alerts_only:
-                # From one beginning to the next: how long a flush takes is no reason to begin the next one later.
-                due_s = now_s + self.settings.flush_interval_s
-            if is_woken:
-                await asyncio.sleep(_URGENT_S)
-            else:
-                await self._gather()
-            self._wake.clear()
-            if self.custody.is_open:
-                await whole(self._flush_while_ours(alerts_only))
-
-    async def _gather(self) -> None:
-        """Have what has arrived processed, so that it need not wait for the next flush: nobody lingers meanwhile."""
-        until_s, arrived = monotonic_s() + _GATHER_S, [(entry, entry.fetched) for _, entry in self.ledger]
-        # Who lingers now goes on; who comes to it later lingers.
-        self._due.set()
-        self._due.clear()
-        while monotonic_s() < until_s and any(entry.next_offset < end for entry, end in arrived):
-            self._moved.clear()
-            await wait(self._moved, _GATHER_S)
-
-    async def _flush_while_ours(self, alerts_only: bool) -> None:
+    async def _flush_while_ours(self, alerts_only: bool = False) -> None:
         serial = self.custody.serial
         try:
             await self.flush(alerts_only=alerts_only)

@@ -65,10 +65,10 @@ def test_what_has_arrived_goes_with_the_flush_that_is_due(world: World) -> None:
     async def story(one: Life) -> None:
         async def act() -> None:
             await arrive(one, 6)
-            lingering = one.worker._lingers
+            lingering = one.worker._rhythm._lingers
             await until(lambda: SENSOR.topic in lingering)
             assert one.entry(SENSOR).next_offset == 0, "it lingers"
-            await one.worker._gather()
+            await one.worker._rhythm.gather()
             assert one.entry(SENSOR).next_offset == 6
 
         await during(one.worker._process_loop(SENSOR.topic), act())
@@ -82,7 +82,7 @@ def test_a_flush_does_not_wait_for_long(world: World) -> None:
     async def story(one: Life) -> None:
         await arrive(one, 6)
         began_s = monotonic_s()
-        await one.worker._gather()
+        await one.worker._rhythm.gather()
         assert monotonic_s() - began_s < 5.0
         assert one.entry(SENSOR).arrived == 6, "nobody processed them, and nothing is lost"
 
@@ -102,7 +102,7 @@ def test_flushes_come_at_their_interval(world: World) -> None:
             return set()
 
         one.worker._flusher.flush = slow  # type: ignore[method-assign]
-        await during(one.worker._flush_loop(), until(lambda: len(begun) >= 4))
+        await during(one.worker._rhythm.run(), until(lambda: len(begun) >= 4))
 
     lived(world, story, flush_interval_s=0.5)
     gaps = sorted(after - before for before, after in pairwise(begun))
@@ -121,11 +121,11 @@ def test_an_alert_is_flushed_at_once_and_puts_nothing_off(world: World) -> None:
 
         async def storm() -> None:
             while seen.count(False) < 3:
-                one.worker._wake.set()
+                one.worker._rhythm.wake.set()
                 await asyncio.sleep(0.01)
 
         one.worker._flusher.flush = noted  # type: ignore[method-assign]
-        await during(one.worker._flush_loop(), storm())
+        await during(one.worker._rhythm.run(), storm())
 
     lived(world, story, flush_interval_s=0.4)
     assert seen[0] is True
@@ -143,8 +143,8 @@ def test_as_many_rows_as_fill_a_flush_are_no_alert(world: World) -> None:
 
         await one.read(LAMPS, 6)
         one.worker._flusher.flush = noted  # type: ignore[method-assign]
-        one.worker._wake.set()
-        await during(one.worker._flush_loop(), until(lambda: bool(seen)))
+        one.worker._rhythm.wake.set()
+        await during(one.worker._rhythm.run(), until(lambda: bool(seen)))
 
     lived(world, story, flush_interval_s=_NEVER_S, flush_rows=5)
     assert seen[0] is False
