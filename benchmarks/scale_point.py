@@ -63,8 +63,7 @@ class Cost:
 
 def measure(point: Point, cores: Cores, folder: Path, seed: int) -> Cost:
     """Make the town, publish its records, let the workers catch up. Raises BenchmarkError, ProcessError, KafkaError."""
-    # Two workers of one machine cannot have their pages on the same port.
-    settings = {"partitions": point.partitions, "web_port": 0, **(_PATIENT if point.shared else {})}
+    settings = {"partitions": point.partitions, **(_PATIENT if point.shared else {})}
     with installed(folder, cores, folder / "territory", settings) as place:
         return _shared(point, place, seed) if point.shared else _alone(point, place, seed)
 
