@@ -6,8 +6,10 @@ import json
 import os
 import pwd
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -81,6 +83,9 @@ def alert() -> None:
 
     An alert is named by its fingerprint, or by as much of its beginning as no other has.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Names of assets and people are written in any script, and a terminal may know one only.
+        sys.stdout.reconfigure(errors="replace")
 
 
 # --- reading
@@ -100,17 +105,19 @@ def list_alerts(
     jurisdictions: Sequence[str], severities: Sequence[str], everything: bool, limit: int, as_json: bool
 ) -> None:
     """List open alerts: the most severe first, then the oldest."""
-    with told(), _clickhouse() as sink:
-        found = ask(sink, "open_alerts", jurisdictions=list(jurisdictions))
-        rows = [row for row in found if not severities or row["severity"] in severities]
-        over: list[dict[str, Any]] = []
-        if everything:
-            over = ask(sink, "ended_alerts", jurisdictions=list(jurisdictions), severities=list(severities), most=limit)
-        _warn_of_age(sink)
-    if as_json:
-        click.echo(json.dumps([pages.plain(row) for row in (*rows, *over)], indent=2, ensure_ascii=False))
-        return
-    pages.show_list(rows, over, utc_now(), narrowed=bool(jurisdictions or severities))
+    authorities = list(jurisdictions)
+    with told():
+        with _clickhouse() as sink:
+            found = ask(sink, "open_alerts", jurisdictions=authorities)
+            rows = [row for row in found if not severities or row["severity"] in severities]
+            over: list[dict[str, Any]] = []
+            if everything:
+                over = ask(sink, "ended_alerts", jurisdictions=authorities, severities=list(severities), most=limit)
+            _warn_of_age(sink)
+        if as_json:
+            click.echo(json.dumps([pages.plain(row) for row in (*rows, *over)], indent=2, ensure_ascii=False))
+        else:
+            pages.show_list(rows, over, utc_now(), narrowed=bool(jurisdictions or severities))
 
 
 @alert.command()
@@ -118,14 +125,15 @@ def list_alerts(
 @_AS_JSON
 def show(fingerprint: str, as_json: bool) -> None:
     """Show one alert: labels, evidence, and every transition of this life and former ones."""
-    with told(), _clickhouse() as sink:
-        lives = _lives(sink, fingerprint)
-        steps = ask(sink, "alert_steps", fingerprint=lives[0]["fingerprint"])
-        _warn_of_age(sink)
-    if as_json:
-        click.echo(json.dumps(pages.history(lives, steps), indent=2, ensure_ascii=False))
-        return
-    pages.show_alert(lives, steps, utc_now())
+    with told():
+        with _clickhouse() as sink:
+            lives = _lives(sink, fingerprint)
+            steps = ask(sink, "alert_steps", fingerprint=lives[0]["fingerprint"])
+            _warn_of_age(sink)
+        if as_json:
+            click.echo(json.dumps(pages.history(lives, steps), indent=2, ensure_ascii=False))
+        else:
+            pages.show_alert(lives, steps, utc_now())
 
 
 # --- acknowledging

@@ -168,6 +168,14 @@ def test_names_from_records_do_not_steer_the_terminal(on_call: OnCall) -> None:
         assert "Bin \N{REPLACEMENT CHARACTER}[2J[bold red]x[/] is full" in text
 
 
+def test_a_terminal_that_knows_few_letters_gets_what_it_can_show(on_call: OnCall) -> None:
+    """A name in another script is no reason to show no alert at all."""
+    on_call.tell("aaaaaaaa00000001", ("firing", MINUTE), summary="Conteneur Évry plein")
+    done = CliRunner(charset="ascii", env={"VIGIE_CLICKHOUSE_URL": on_call.url}).invoke(alert, ["list"])
+    assert done.exit_code == 0
+    assert b"Conteneur ?vry plein" in done.stdout_bytes
+
+
 # --- show
 
 
