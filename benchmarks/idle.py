@@ -29,8 +29,9 @@ from benchmarks import kept
 from benchmarks.installation import READY_S, BenchmarkError, Installation, installed, two_cores
 from benchmarks.load import Wire, publish
 from benchmarks.open_loop import base, last_hour
-from benchmarks.process import VIGIE, ProcessError, cpu_s, memory_mib, run
+from benchmarks.process import VIGIE, ProcessError, cpu_s, end_when_told, memory_mib, run
 from benchmarks.stamped import Stamped
+from streams.settings import Settings
 from streams.simulation.avro import varint
 from streams.territory.files import load
 from tests.support.kafka import KafkaError
@@ -97,6 +98,7 @@ def table(found: Mapping[str, Any]) -> Table:
 @click.option("--keep", is_flag=True, help="Keep a dated copy of the results.")
 def main(quick: bool, seed: int, keep: bool) -> None:
     """Measure a worker with nothing to do."""
+    end_when_told()
     console = Console()
     settle_s, idle_s = (QUICK_SETTLE_S, QUICK_IDLE_S) if quick else (SETTLE_S, IDLE_S)
     try:
@@ -105,7 +107,9 @@ def main(quick: bool, seed: int, keep: bool) -> None:
         with tempfile.TemporaryDirectory(prefix="vigie-idle-", ignore_cleanup_errors=True) as name:
             territory = Path(name) / "territory"
             run([*VIGIE, "territory", "synth", "--out", str(territory), "--seed", str(seed)], Path(name) / "synth")
-            with installed(Path(name), cores, territory) as place:
+            # Its pages are part of what ships; a test's workers go without.
+            shipped = {"web_port": Settings.model_fields["web_port"].default}
+            with installed(Path(name), cores, territory, shipped) as place:
                 records = base(last_hour(load(territory)[0], seed))[:WAITING]
                 place.init()
                 at_rest = idle(place, settle_s, idle_s)

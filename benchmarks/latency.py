@@ -41,7 +41,7 @@ from benchmarks import kept
 from benchmarks.installation import BenchmarkError, two_cores
 from benchmarks.latency_case import Case, measure
 from benchmarks.phases import Phases
-from benchmarks.process import VIGIE, ProcessError, run
+from benchmarks.process import VIGIE, ProcessError, end_when_told, run
 from schemas.contracts import ALERT_TOPIC
 from streams.settings import Settings
 from tests.support.gateway import GatewayError
@@ -122,6 +122,7 @@ def remarks(one: Mapping[str, Any]) -> list[str]:
 @click.option("--keep", is_flag=True, help="Keep a dated copy of the results.")
 def main(quick: bool, rates: tuple[int, ...], partitions: int, seed: int, keep: bool) -> None:
     """Measure latencies under an open loop."""
+    end_when_told()
     console = Console()
     phases, alarms = (QUICK_PHASES, QUICK_ALARMS) if quick else (PHASES, ALARMS)
     found: list[dict[str, Any]] = []

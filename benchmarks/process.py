@@ -119,6 +119,11 @@ def run(
         return process.end(timeout_s)
 
 
+def end_when_told() -> None:
+    """Have SIGTERM end this process as Ctrl-C does: what it has started ends with it."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def cpu_s(pid: int) -> float:
     """Processor time that a running process has used, all its threads together, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()

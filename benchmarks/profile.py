@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks import kept
 from benchmarks.installation import BenchmarkError, installed, two_cores
-from benchmarks.process import ProcessError, module, run
+from benchmarks.process import ProcessError, end_when_told, module, run
 from benchmarks.run import EVENTS
 from tests.support.kafka import KafkaError
 
@@ -69,6 +69,7 @@ def table(found: Mapping[str, Any]) -> Table:
 @click.option("--keep", is_flag=True, help="Keep a dated copy of the results.")
 def main(events: int, seed: int, keep: bool) -> None:
     """Show what each step of the worker costs."""
+    end_when_told()
     console = Console()
     head = kept.head(False)
     try:

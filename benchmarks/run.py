@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from benchmarks import processes, report
 from benchmarks.floors import FLOORS, FloorRun, run_floor
 from benchmarks.machine import commit
 from benchmarks.outputs import Agreement, Outputs
+from benchmarks.process import end_when_told
 from benchmarks.processes import ROOT, BenchmarkError
 from benchmarks.workers import JOBS, WORKERS, JobName, Place, Run, Setting
 from tests.support.kafka import Kafka, KafkaError, kafka_available, real_kafka
@@ -147,8 +147,7 @@ def main(
     dated: bool,
 ) -> None:
     """Measure the pipeline, its peers and its floors on the same records."""
-    # Told to end, it ends what it has started.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    end_when_told()
     console = Console()
     reason = kafka_available()
     if reason is not None:

@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks import kept
 from benchmarks.figures import exponent
 from benchmarks.installation import BenchmarkError, two_cores
-from benchmarks.process import ProcessError
+from benchmarks.process import ProcessError, end_when_told
 from benchmarks.scale_point import Cost, Point, measure
 from tests.support.gateway import GatewayError
 from tests.support.kafka import KafkaError
@@ -98,6 +98,7 @@ def told_growth(axis: str, grown: Mapping[str, float]) -> str:
 @click.option("--keep", is_flag=True, help="Keep a dated copy of the results.")
 def main(quick: bool, only: tuple[str, ...], events: int | None, seed: int, keep: bool) -> None:
     """Measure how the cost of an event grows."""
+    end_when_told()
     console = Console()
     events = events or (QUICK_EVENTS if quick else EVENTS)
     found: dict[str, Any] = {}

@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks import kept
 from benchmarks.installation import BenchmarkError, installed, two_cores
 from benchmarks.load import LoadError, Wire, city, publish
-from benchmarks.process import ProcessError
+from benchmarks.process import ProcessError, end_when_told
 from benchmarks.stored import answers
 from tests.support.kafka import Kafka, KafkaError
 
@@ -152,6 +152,7 @@ def table(found: Mapping[str, Any]) -> Table:
 @click.option("--keep", is_flag=True, help="Keep a dated copy of the results.")
 def main(quick: bool, events: int | None, seed: int, keep: bool) -> None:
     """Measure what an event takes on disk."""
+    end_when_told()
     console = Console()
     events = events or (QUICK_EVENTS if quick else EVENTS)
     try:

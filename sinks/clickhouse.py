@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +59,9 @@ _SETTINGS: Final[dict[str, Any]] = {
 MOST_REFUSED: Final = 1_000
 #: A block of at least so many rows that are all refused: the table is at fault. Fewer can all be bad by chance.
 ALL_REFUSED: Final = 10
+
+# Whatever it logs it raises as well: where nobody has set up a log, it would be said twice.
+logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 #: Also the time for sending a request on a new connection.
 _CONNECT_TIMEOUT_S: Final = 10
@@ -325,8 +329,9 @@ def _embedded_error(url: str, error: ClickHouseError) -> SinkError:
     path = urlsplit(url).path
     if _is_locked(Path(path)):
         return SinkError(
-            f"{path} is already open in another process: an embedded ClickHouse belongs to one process. "
-            f"Stop that one, or give this one another directory"
+            f"{path} is already open in another process: an embedded ClickHouse belongs to one process. If that one is "
+            "`vigie gateway`, set VIGIE_CLICKHOUSE_URL to the address it printed. Otherwise stop it; to have both, "
+            f"run `vigie gateway --data-dir {path}` and set VIGIE_CLICKHOUSE_URL=http://127.0.0.1:8123 for both"
         )
     reason = str(error).strip().partition(", Stack trace")[0]
     return SinkError(f"{path} cannot be opened as an embedded ClickHouse: {reason[:300]}")

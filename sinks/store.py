@@ -125,9 +125,13 @@ def store_rejects(parts: Sequence[Part], sink: Sink) -> None:
 
 def store_derived(block: Block, sink: Sink, zones: ZoneMaps) -> None:
     """Write what follows from the records: the newest state of assets, window rows, alert transitions."""
-    for domain, parts in block.events.items():
-        frame = pl.concat([part.frame for part in parts])
-        sink.insert_whole("asset_state", coded(asset_states(frame, domain, zones)), f"{domain}|{_names(parts)}")
+    if block.events:
+        states = [
+            asset_states(pl.concat([part.frame for part in parts]), domain, zones)
+            for domain, parts in block.events.items()
+        ]
+        names = _names(part for parts in block.events.values() for part in parts)
+        sink.insert_whole("asset_state", coded(pa.concat_tables(states)), names)
     store_windows(block.windows, sink)
     # Before the alerts that came of them: an alert that nobody could make again would stand for ever.
     store_passes(block.passes, sink)

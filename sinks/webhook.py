@@ -1,7 +1,8 @@
 """Webhooks: one alert transition, signed (Standard Webhooks), in the body Alertmanager sends (version 4).
 
 A delivery is synchronous and belongs in a thread. It never raises for what a receiver does: the outcome is data.
-Nothing here logs; the caller logs the `Delivery`, which holds no secret, no URL and no answer text.
+Nothing here logs; the caller logs the `Delivery`, which holds no secret, no URL and no answer text. Whoever wants to
+read an answer is given it as it comes (`on_answer`).
 
 What an answer says of the transition itself is final: 2xx takes it, 400, 413, 415 and 422 refuse its body, 410 refuses
 all that will come. Every other answer, and none, says something of the moment, of the address (3xx, 404) or of the
@@ -27,7 +28,7 @@ from typing import Any, Final, Literal, Self
 import httpx
 import tenacity
 
-from sinks.webhook_http import FAILURES, HttpClient
+from sinks.webhook_http import FAILURES, HttpClient, Response
 from sinks.webhook_signature import key_of, sign
 
 Outcome = Literal["delivered", "refused", "disabled", "gave_up"]
@@ -39,8 +40,8 @@ _TOLD: Final = frozenset({"firing", "resolved"})
 _NOT_NOW: Final = frozenset({408, 409, 425, 429})
 #: 4xx that refuse the body. A retry would send the same one.
 _BODY_REFUSED: Final = frozenset({400, 413, 415, 422})
-#: The labels, where the alert has them.
-_IDENTITY: Final = (
+#: What identifies an alert, where it has them.
+LABELS: Final = (
     "alertname", "jurisdiction_id", "domain", "asset_id", "zone_layer", "zone_code", "category", "severity",
 )  # fmt: skip
 #: Go's zero time, which Alertmanager writes for "has not ended".
@@ -88,10 +89,13 @@ class Receiver:
             except ValueError as error:
                 raise ValueError(f"receiver {self.name}: secrets[{i}]: {error}") from None
 
+    @property
+    def host(self) -> str:
+        """What may be shown of the URL: many services put a token into the path or the query."""
+        return httpx.URL(self.url).host
+
     def __repr__(self) -> str:
-        # Many services put a token into the path or the query, so those are secrets too.
-        url = httpx.URL(self.url)
-        return f"Receiver(name={self.name!r}, host={url.host!r}, secrets=<{len(self.secrets)}>)"
+        return f"Receiver(name={self.name!r}, host={self.host!r}, secrets=<{len(self.secrets)}>)"
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def body(transition: Mapping[str, Any], receiver: Receiver, external_url: str) -
     status = transition["state"]
     if not is_notified(transition):
         raise ValueError(f"state {status!r} is not notified; ask is_notified() first")
-    labels = {name: str(transition[name]) for name in _IDENTITY if transition.get(name) is not None}
+    labels = {name: str(transition[name]) for name in LABELS if transition.get(name) is not None}
     annotations = {"summary": str(transition["summary"])}
     for name in ("value", "threshold"):
         if transition.get(name) is not None:
@@ -214,7 +218,8 @@ class WebhookSink:
     `clock` gives seconds since 1970, `monotonic` seconds that never go back. No attempt begins when the delay before
     it would end more than `budget_s` seconds after the delivery began; the last attempt may itself last as long as
     the receiver's `timeout_s`. A receiver that answers 410 is disabled until a new sink is made for it. `sleep` takes
-    seconds; by default it ends early when the sink is closed, and deliveries under way then give up.
+    seconds; by default it ends early when the sink is closed, and deliveries under way then give up. `on_answer` hears,
+    in the thread of the delivery, what each attempt brought: an answer, or the failure in its place.
     """
 
     def __init__(
@@ -226,12 +231,14 @@ class WebhookSink:
         external_url: str,
         budget_s: float = 300.0,
         sleep: Callable[[float], None] | None = None,
+        on_answer: Callable[[Response | Exception], None] = lambda answer: None,
     ) -> None:
         self.receiver = receiver
         self._clock = clock
         self._external_url = external_url
         self._budget_s = budget_s
         self._client = HttpClient(monotonic)
+        self._on_answer = on_answer
         self._disabled = threading.Event()
         self._closed = threading.Event()
         self._idle = threading.Condition()
@@ -332,7 +339,9 @@ class WebhookSink:
         try:
             response = self._client.post(self.receiver.url, headers, message, self.receiver.timeout_s)
         except FAILURES as error:
+            self._on_answer(error)
             return _Answer(None, error=type(error).__name__)
+        self._on_answer(response)
         after = _retry_after_s(response.headers.get("retry-after"), self._clock())
         return _Answer(response.status, retry_after_s=after)
 

@@ -24,6 +24,8 @@ FAILURES: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.Pr
 #: An answer's body is read only so that the connection can be used again; beyond this a new connection is cheaper.
 _DRAIN_BYTES: Final = 65_536
 _DRAIN_S: Final = 1.0
+#: What is kept of that body, for a person who tries a receiver.
+_KEPT_BYTES: Final = 2_048
 #: What a socket that takes anything takes at once, so that a receiver which reads slowly cannot stretch one write.
 _WRITE_BYTES: Final = 4_096
 #: Servers commonly close idle connections after this or more.
@@ -32,10 +34,11 @@ _KEEPALIVE_S: Final = 5.0
 
 @dataclass(frozen=True)
 class Response:
-    """The status of an answer, and its headers under names in lower case."""
+    """The status of an answer, its headers under names in lower case, and how its body begins."""
 
     status: int
     headers: Mapping[str, str]
+    start: bytes = b""
 
 
 class HttpClient:
@@ -61,22 +64,25 @@ class HttpClient:
         sent = [(b"host", asked.netloc), *((name.encode(), value.encode()) for name, value in headers.items())]
         self._deadline.begin(timeout_s)
         with self._pool.stream("POST", target, headers=sent, content=content) as answer:
-            self._drain(answer)
+            start = self._drain(answer)
         found = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
-        return Response(answer.status, found)
+        return Response(answer.status, found, start)
 
     def close(self) -> None:
         self._pool.close()
 
-    def _drain(self, answer: httpcore.Response) -> None:
-        """Read a small answer to its end. The status is known by now, so what goes wrong here changes nothing."""
+    def _drain(self, answer: httpcore.Response) -> bytes:
+        """Read a small answer to its end, and return how it begins. The status is known by now, so what goes wrong
+        here changes nothing."""
         self._deadline.shorten(_DRAIN_S)
-        size = 0
+        start, size = b"", 0
         with contextlib.suppress(*FAILURES):
             for piece in answer.iter_stream():
+                start += piece[: _KEPT_BYTES - len(start)]
                 size += len(piece)
                 if size > _DRAIN_BYTES:
                     break
+        return start
 
 
 class _Deadline(threading.local):

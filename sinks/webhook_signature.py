@@ -7,11 +7,13 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
+from secrets import token_bytes
 from typing import Final
 
 _PREFIX: Final = "whsec_"
 #: Standard Webhooks asks for 192 bits at least: a shorter key can be searched for.
 _MIN_KEY_BYTES: Final = 24
+_NEW_KEY_BYTES: Final = 32
 
 
 class SignatureError(ValueError):
@@ -29,6 +31,11 @@ def key_of(secret: str) -> bytes:
     if len(key) < _MIN_KEY_BYTES:
         raise ValueError(f"a secret has at least {_MIN_KEY_BYTES} bytes before base64")
     return key
+
+
+def new_secret() -> str:
+    """A secret that nobody has, of 256 bits."""
+    return _PREFIX + base64.b64encode(token_bytes(_NEW_KEY_BYTES)).decode()
 
 
 def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:

@@ -39,7 +39,10 @@ def build(
         broker_credentials=_credentials(settings),
         autodiscover=False,
         store="memory://",
-        web_enabled=False,
+        web_enabled=settings.web_port > 0,
+        web_bind=settings.web_host,
+        web_host=settings.web_host,
+        web_port=settings.web_port or None,
         # Faust makes this folder though nothing of ours is kept in it.
         datadir=str(Path(gettempdir()) / f"{settings.group}-faust"),
         # Topics are made by `vigie init`; declaring them raises NodeNotReadyError on the in-process broker.

@@ -82,6 +82,8 @@ class Custody:
         # Between a revoke and the next assignment nothing is ours to take over, whoever asks for it.
         self._is_positioned = False
         self._away_s: float | None = None
+        self.lingering_s = settings.linger_s
+        """How long small batches wait for company at present."""
         self.is_open = False
         self.is_drained = True
         """Whether everything that was begun before the last drain has been stored."""
@@ -109,7 +111,7 @@ class Custody:
     @property
     def pause_s(self) -> float:
         """A quarter of the linger: while a batch gathers, a few fetches are enough."""
-        return self._settings.linger_s / 4
+        return self.lingering_s / 4
 
     @property
     def patience_s(self) -> float:

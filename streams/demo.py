@@ -112,6 +112,7 @@ class Demo:
             schema_registry_url=None,
             group="vigie-demo",
             instance_id=None,
+            web_port=0,
             flush_interval_s=0.5,
             snapshot_interval_s=1.0,
             log_batches=False,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Executor
 
+import numpy as np
+
 from processors.pipeline import ChunkRows, PartitionState, take_window_rows
 from processors.snapshot import freeze
 from streams.clock import Clock, monotonic_s
@@ -32,9 +34,10 @@ class Flusher:
         self.in_flight = 0
         """Records whose rows are being stored."""
 
-    async def flush(self, *, save: bool = False) -> set[Place]:
+    async def flush(self, *, save: bool = False, alerts_only: bool = False) -> set[Place]:
         """Store everything processed so far, and take the snapshots that are due, or all of them with `save`.
 
+        With `alerts_only` partitions that have no alert to tell are left for another time.
         Returns places that must be taken up again from their snapshots: ClickHouse refused rows of them. Entries whose
         flush did not come to its end are released from the ledger, because what was cut is lost to them; an entry that
         has taken the place of such a one meanwhile is another owner's, and stays.
@@ -44,7 +47,8 @@ class Flusher:
             # What is cut is nowhere else until it is settled.
             begun: list[tuple[Place, Entry]] = []
             try:
-                cuts = [cut for place, entry in self._ledger if (cut := await self._cut(place, entry, save, begun))]
+                chosen = [(p, entry) for p, entry in self._ledger if entry.transitions or not alerts_only]
+                cuts = [cut for place, entry in chosen if (cut := await self._cut(place, entry, save, begun))]
                 if not cuts:
                     await self._commit_late(save)
                     return set()
@@ -62,7 +66,9 @@ class Flusher:
                 if place in again:
                     self._ledger.release(place, entry)
             self._count([cut for cut in cuts if cut.place not in again])
-            self._log.debug("flushed", partitions=len(cuts), duration_ms=round((monotonic_s() - started) * 1_000, 1))
+            seconds = monotonic_s() - started
+            self._tally.flush_s.add(np.array([seconds]))
+            self._log.debug("flushed", partitions=len(cuts), duration_ms=round(seconds * 1_000, 1))
             return again
 
     async def _cut(self, place: Place, entry: Entry, save: bool, begun: list[tuple[Place, Entry]]) -> Cut | None:

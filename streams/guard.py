@@ -71,7 +71,7 @@ class Guard:
                 self._end(0 if drained else _FAILED, "could not leave in time")
             return
         try:
-            self._watchdog.look(
+            worker.stalled_s = self._watchdog.look(
                 now_s,
                 progress=worker.ledger.progress,
                 lag=worker.lags,

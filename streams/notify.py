@@ -20,9 +20,10 @@ from schemas.codec import decode
 from schemas.contracts import contract
 from schemas.records import Batch
 from schemas.writers import own_writers
-from sinks.webhook import Delivery, Receiver, WebhookSink, is_notified
+from sinks.webhook import Delivery, WebhookSink, is_notified
 from streams.clock import Clock, monotonic_s
 from streams.log import logger
+from streams.receiver import receiver
 from streams.settings import Settings
 from streams.tally import Tally
 from streams.waiting import wait
@@ -52,9 +53,8 @@ class Notifier:
         self._arrived = asyncio.Event()
         self._sink: WebhookSink | None = None
         if settings.webhook_url:
-            secrets = tuple(secret.get_secret_value() for secret in settings.webhook_secrets)
             self._sink = WebhookSink(
-                Receiver("webhook", settings.webhook_url, secrets),
+                receiver(settings.webhook_url, settings),
                 clock=lambda: clock.now_ms() / 1_000,
                 monotonic=monotonic_s,
                 external_url=settings.external_url,

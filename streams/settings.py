@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     webhook_budget_s: Seconds = Field(
         900.0, description="how long one notification is tried again before that is logged as an error; then it goes on"
     )
+    web_host: str = Field("127.0.0.1", min_length=1, description="address that /live, /ready and /metrics listen on")
+    web_port: int = Field(
+        6066, ge=0, le=65_535, description="their port: one of its own for each worker of a machine; 0: none"
+    )
+    sample_interval_s: Seconds = Field(15.0, description="how often the metrics are kept in ClickHouse")
     log_batches: bool = Field(True, description="log one line per batch")
     threads: int = Field(0, ge=0, description="threads for blocking work; 0 takes one per core")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -44,6 +45,23 @@ def territories(settings: Settings, say: Say) -> dict[str, Territory]:
             raise SetupError(f"{folder}: jurisdiction {territory.jurisdiction_id} is already in another folder")
         found[territory.jurisdiction_id] = territory
     return found
+
+
+def pages(settings: Settings) -> None:
+    """Whether the worker's pages can be served: Faust would tell of a taken port only in the midst of its start.
+
+    Raises SetupError.
+    """
+    if not settings.web_port:
+        return
+    family = socket.AF_INET6 if ":" in settings.web_host else socket.AF_INET
+    try:
+        socket.create_server((settings.web_host, settings.web_port), family=family).close()
+    except OSError as error:
+        raise SetupError(
+            f"cannot listen on {settings.web_host}:{settings.web_port} ({error.strerror or error}): set "
+            "VIGIE_WEB_PORT, one for each worker of a machine, or 0 for none; VIGIE_WEB_HOST is the address"
+        ) from None
 
 
 def sink(settings: Settings, say: Say) -> Sink:

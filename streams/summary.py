@@ -127,7 +127,7 @@ LEFT JOIN (SELECT code, any(name) AS name FROM zones WHERE layer = {layer:String
     ON z.code = e.zone_code
 LEFT JOIN (
     SELECT s.zones[{layer:String}] AS code, toInt64(count()) AS open
-    FROM (SELECT asset_id FROM alerts WHERE state = 'firing' AND asset_id != '') AS f
+    FROM (SELECT asset_id FROM alerts WHERE fired AND ends_at IS NULL AND asset_id != '') AS f
     INNER JOIN (SELECT asset_id, zones FROM asset_state FINAL) AS s ON s.asset_id = f.asset_id
     GROUP BY code
 ) AS a ON a.code = e.zone_code

@@ -1,4 +1,4 @@
-"""What a worker has done since it started: the numbers of the summary, the live table and the log."""
+"""What a worker has done since it started: the numbers of the summary, the live table, the metrics and the log."""
 
 from __future__ import annotations
 
@@ -11,25 +11,52 @@ import numpy as np
 import numpy.typing as npt
 
 from processors.pipeline import Outcome
+from schemas.contracts import domain_of
 from schemas.rejects import Reason
 
 #: Latencies kept: enough for a p99 that a few batches cannot move.
 _SAMPLES: Final = 200_000
+#: Of one batch, for the quantiles of a few seconds.
+_OF_A_BATCH: Final = 1_000
+#: How a record ends that becomes a row.
+STORED: Final = "stored"
+
+
+@dataclass
+class Spread:
+    """Quantiles of what came since they were taken last, by name ("0.5", "0.99"), in the unit of what came."""
+
+    last: dict[str, float] = field(default_factory=dict)
+    _came: list[npt.NDArray[np.float64]] = field(default_factory=list)
+
+    def add(self, values: npt.NDArray[np.float64]) -> None:
+        """Take in values; of many only some, evenly chosen."""
+        self._came.append(values[:: max(1, len(values) // _OF_A_BATCH)])
+
+    def take(self) -> None:
+        """Make `last` of what came, and begin anew. Nothing came: nothing is said."""
+        came, self._came = self._came, []
+        self.last = {}
+        if came:
+            p50, p99 = np.percentile(np.concatenate(came), (50, 99))
+            self.last = {"0.5": float(p50), "0.99": float(p99)}
 
 
 @dataclass
 class Tally:
-    """Counts of durable things only: a record counts once its row or its reject is stored."""
+    """Counts of durable things only: a record counts once its row or its reject is stored.
 
-    records: int = 0
-    stored: int = 0
-    late: int = 0
-    duplicates: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    stored_by_domain: Counter[str] = field(default_factory=Counter)
+    `ended` counts records by topic and by how they ended: STORED, or a reason.
+    """
+
+    by_topic: Counter[str] = field(default_factory=Counter)
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+    late_by_topic: Counter[str] = field(default_factory=Counter)
     location_quality: Counter[str] = field(default_factory=Counter)
     transitions: Counter[tuple[str, str]] = field(default_factory=Counter)
     notified: Counter[str] = field(default_factory=Counter)
+    visible_s: Spread = field(default_factory=Spread)
+    flush_s: Spread = field(default_factory=Spread)
     first_s: float | None = None
     last_s: float | None = None
     _latency_ms: list[npt.NDArray[np.int64]] = field(default_factory=list)
@@ -37,21 +64,54 @@ class Tally:
 
     def outcome(self, outcome: Outcome, durable_at_ms: int) -> None:
         """Count one batch that became durable at that wall instant (milliseconds since 1970)."""
-        self.records += len(outcome.batch)
-        self.stored += len(outcome.events)
-        self.stored_by_domain[outcome.domain] += len(outcome.events)
+        topic = outcome.batch.topic
+        self.by_topic[topic] += len(outcome.batch)
         if len(outcome.events):
-            self.late += int(outcome.events["late"].sum())
+            self.ended[topic, STORED] += len(outcome.events)
+            self.late_by_topic[topic] += int(outcome.events["late"].sum())
             for quality, n in outcome.events["location_quality"].value_counts().iter_rows():
                 self.location_quality[quality] += n
         for reason, n in outcome.refused["reason"].value_counts().iter_rows():
-            if reason == Reason.DUPLICATE:
-                self.duplicates += n
-            else:
-                self.rejected[reason] += n
+            self.ended[topic, reason] += n
+        latency_ms = durable_at_ms - outcome.batch.received_ms
+        self.visible_s.add(latency_ms / 1_000)
         if self._sampled < _SAMPLES:
-            self._latency_ms.append(durable_at_ms - outcome.batch.received_ms)
+            self._latency_ms.append(latency_ms)
             self._sampled += len(outcome.batch)
+
+    @property
+    def records(self) -> int:
+        """Records, however they ended."""
+        return self.by_topic.total()
+
+    @property
+    def stored(self) -> int:
+        """Events stored."""
+        return self.stored_by_domain.total()
+
+    @property
+    def stored_by_domain(self) -> Counter[str]:
+        """Events stored, by domain."""
+        return Counter({domain_of(topic): n for (topic, end), n in self.ended.items() if end == STORED})
+
+    @property
+    def late(self) -> int:
+        """Events stored that were late."""
+        return self.late_by_topic.total()
+
+    @property
+    def duplicates(self) -> int:
+        """Records that were known already."""
+        return sum(n for (_, end), n in self.ended.items() if end == Reason.DUPLICATE)
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """Records refused by reason; duplicates are no refusals."""
+        found = Counter[str]()
+        for (_, end), n in self.ended.items():
+            if end not in (STORED, Reason.DUPLICATE):
+                found[end] += n
+        return found
 
     def took_part(self, now_s: float) -> None:
         """Note that records were taken or became durable at that monotonic instant."""

@@ -36,18 +36,20 @@ from streams.notify import Notifier
 from streams.passing import Passing
 from streams.produce import Confirmed
 from streams.recovery import Recovery
+from streams.rhythm import Rhythm
 from streams.settings import Settings
 from streams.tally import Tally
+from streams.telemetry import gather, pages
+from streams.telemetry.metrics import Sample
+from streams.telemetry.sampling import Sampling
 from streams.transport import Fetched
-from streams.waiting import linger_s, wait, whole
+from streams.waiting import wait, whole
 from streams.zone_watch import STEP_MS, ZoneWatch
 
 _POLL_S: Final = 0.1
 #: What may be in memory before fetching stops: flushes' worth of rows, and batches' worth of records.
 _UNFLUSHED: Final = 4
 _ARRIVED: Final = 16
-#: Alerts do not wait for the flush interval, but a storm of them is still written in blocks.
-_URGENT_S: Final = 0.05
 
 
 class Worker:
@@ -61,6 +63,8 @@ class Worker:
         self.ledger = Ledger()
         self.log = logger("worker")
         self.failure: BaseException | None = None
+        self.stalled_s = 0.0
+        """For how long records have waited and nothing has moved, as the guard sees it."""
         writers = Writers(older=settings.older_schemas, registry_url=settings.schema_registry_url)
         self.reference = Reference(Locator(territories), limits(settings), writers.older)
         self._intake = Intake(settings, self.reference, writers)
@@ -72,16 +76,18 @@ class Worker:
         self._notifier = Notifier(settings, clock, self.tally)
         self._zone_watch = ZoneWatch(territories, owner)
         self._recovery = Recovery(settings, self.reference, owner)
-        self._wake = asyncio.Event()
-        self._moved = asyncio.Event()
+        self._sampling = Sampling(sink, owner, settings.sample_interval_s)
         self._arrived = {topic: asyncio.Event() for topic in RAW_TOPICS.values()}
         self._ends: dict[Place, int] | None = None
         self._stop = asyncio.Event()
         self.custody = Custody(settings, self.ledger, self._recovery, sink, self._save, self.fail)
+        self._rhythm = Rhythm(settings, self.ledger, self.custody, self._flush_while_ours)
         self.app: Any = faust_app.build(
             settings, self.custody, ingest=self._ingest, notify=self._notify, on_failure=self.fail
         )  # fmt: skip
         self.custody.app = self.app
+        if settings.web_port:
+            pages.serve(self.app, unready=lambda: gather.unready(self), samples=lambda: gather.samples(self))
         self.confirmed = Confirmed(self.app, settings.retry_budget_s)
         effects = Effects(
             sink=lambda: self.custody.flushing.sink,
@@ -92,7 +98,9 @@ class Worker:
             produce=self.confirmed.produce,
             commit=self._commit,
         )
-        self._passing = Passing(settings, clock, self.reference, self.ledger, self.custody, self._stages, self._wake)
+        self._passing = Passing(
+            settings, clock, self.reference, self.ledger, self.custody, self._stages, self._rhythm.wake
+        )
         self._flusher = Flusher(settings, self.ledger, effects, self._stages, self.tally, clock)
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -120,11 +128,12 @@ class Worker:
         """Run until `stop` or a failure. Raises the failure."""
         await self.app.start()
         running: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            self._flush_loop,
+            self._rhythm.run,
             self._passing.run,
             self._watch,
             self.custody.run,
             partial(self._notifier.run, self._told),
+            partial(self._sampling.run, self._samples, self.clock.now_ms),
             *(partial(self._process_loop, topic) for topic in self._arrived),
         ]
         loops = [asyncio.create_task(self._guarded(loop)) for loop in running]
@@ -143,6 +152,7 @@ class Worker:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             self._notifier.close()
+            self._sampling.close()
             await self.app.stop()
             self.custody.close()
             self._stages.shutdown(wait=True)
@@ -176,6 +186,11 @@ class Worker:
         return self.sink.is_waiting or self.confirmed.is_waiting or self.custody.is_kafka_away
 
     @property
+    def is_busy(self) -> bool:
+        """Whether it has records to process, or more than it can take."""
+        return self.ledger.arrived > 0 or self._is_full()
+
+    @property
     def lags(self) -> bool:
         """Whether there is something to do that is not done."""
         if not self.custody.is_open:
@@ -183,6 +198,11 @@ class Worker:
         if self.custody.has_lost_sight:
             return True
         return any(entry.inbox or entry.dirty or not self._read_to_its_end(p, entry) for p, entry in self.ledger)
+
+    def _samples(self) -> list[Sample]:
+        self.tally.visible_s.take()
+        self.tally.flush_s.take()
+        return gather.samples(self)
 
     def has_seen(self, event_ms: int) -> bool:
         """Whether every partition has passed that event time, and the zones have been looked at since."""
@@ -204,8 +224,8 @@ class Worker:
         fetched: Fetched = message.value
         batch, place = fetched.batch, Place(fetched.batch.topic, fetched.batch.partition)
         while self._is_current(message) and (self._is_full() or not self.custody.is_open):
-            self._moved.clear()
-            await wait(self._moved, _POLL_S)
+            self._rhythm.moved.clear()
+            await wait(self._rhythm.moved, _POLL_S)
         entry = self.ledger.get(place)
         if entry is None or not self._is_wanted(message, place, entry):
             return
@@ -248,13 +268,13 @@ class Worker:
             await arrived.wait()
             entries = [(place, entry) for place, entry in self.ledger if place.topic == topic]
             if all(entry.arrived < most for _, entry in entries):
-                await asyncio.sleep(linger_s(self.settings.linger_s, spent_s))
+                await self._rhythm.linger(topic, spent_s)
             arrived.clear()
             spent_s = 0.0
             for place, entry in entries:
                 while self._is_waiting_enough():
-                    self._moved.clear()
-                    await wait(self._moved, _POLL_S)
+                    self._rhythm.moved.clear()
+                    await wait(self._rhythm.moved, _POLL_S)
                 started = monotonic_s()
                 await whole(self._process(place, entry))
                 spent_s += monotonic_s() - started
@@ -284,10 +304,10 @@ class Worker:
             entry.next_offset = batch.last_offset + 1
             entry.received_s = monotonic_s()
             await self._passing.catch_up(entry)
-        self._moved.set()
+        self._rhythm.moved.set()
         self._intake.log_batch(batch, outcomes, monotonic_s() - started)
         if entry.transitions or self.ledger.waiting >= self.settings.flush_rows:
-            self._wake.set()
+            self._rhythm.wake.set()
 
     async def _notify(self, message: Any) -> None:
         fetched: Fetched = message.value
@@ -306,12 +326,12 @@ class Worker:
 
     # -- effects -------------------------------------------------------------------------------------------------------
 
-    async def flush(self, *, save: bool = False) -> None:
-        """Make everything durable that has been processed so far."""
-        for place in await self._flusher.flush(save=save):
+    async def flush(self, *, save: bool = False, alerts_only: bool = False) -> None:
+        """Make everything durable that has been processed so far, or what partitions have that have alerts to tell."""
+        for place in await self._flusher.flush(save=save, alerts_only=alerts_only):
             self.log.error("ClickHouse refused rows: stored as rejects", topic=place.topic, partition=place.partition)
             self.custody.look_again()
-        self._moved.set()
+        self._rhythm.moved.set()
 
     async def _save(self) -> None:
         if self.failure is None:
@@ -323,18 +343,10 @@ class Worker:
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
-    async def _flush_loop(self) -> None:
-        while True:
-            if await wait(self._wake, self.settings.flush_interval_s):
-                await asyncio.sleep(_URGENT_S)
-            self._wake.clear()
-            if self.custody.is_open:
-                await whole(self._flush_while_ours())
-
-    async def _flush_while_ours(self) -> None:
+    async def _flush_while_ours(self, alerts_only: bool = False) -> None:
         serial = self.custody.serial
         try:
-            await self.flush()
+            await self.flush(alerts_only=alerts_only)
         except SinkAwayError:
             # Given up because the partitions were to be handed over: the next owner reads those records again.
             if serial == self.custody.serial:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+# Workers of tests that run side by side would want the same port.
+os.environ.setdefault("VIGIE_WEB_PORT", "0")
 
 # It tells Polars to work in one thread, which has to come first. Frames of tests are small: more would only wait.
 import streams.settings  # noqa: F401

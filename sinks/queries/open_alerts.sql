@@ -1,4 +1,5 @@
 -- Alerts that are not over, of these authorities (none named: all): the most severe first, then the oldest.
+-- `acknowledged` is a firing one that somebody has taken on; `pending` is one that nobody has been told of yet.
 SELECT
     jurisdiction_id,
     alertname,
@@ -14,7 +15,10 @@ SELECT
     value,
     threshold,
     summary,
-    fingerprint
+    fingerprint,
+    ends_at,
+    acknowledged_at,
+    acknowledged_by
 FROM alerts
 WHERE ends_at IS NULL AND (empty({jurisdictions:Array(String)}) OR has({jurisdictions:Array(String)}, jurisdiction_id))
-ORDER BY indexOf(['critical', 'error', 'warning', 'info'], severity), starts_at, fingerprint
+ORDER BY indexOf(['critical', 'error', 'warning', 'info', 'unknown'], severity), starts_at, fingerprint

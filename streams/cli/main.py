@@ -12,6 +12,7 @@ import click
 from streams.interrupt import undisturbed
 
 _COMMANDS: Final = (
+    "alert",
     "audit",
     "check",
     "demo",

@@ -38,6 +38,7 @@ def worker(until_caught_up: bool, summary: Path | None, verbose: bool) -> None:
     tune()
     with told():
         chosen = settings()
+        setup.pages(chosen)
         with undisturbed():
             territories = setup.territories(chosen, say)
         there = setup.kafka(chosen, say)

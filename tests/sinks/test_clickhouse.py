@@ -57,10 +57,10 @@ def test_migrations_are_numbered_without_gaps() -> None:
 
 
 def test_every_migration_is_safe_to_run_twice(clickhouse: Sink) -> None:
-    """A process killed between a statement and its entry runs it again: every statement says IF NOT EXISTS."""
+    """A process killed between a statement and its entry runs it again: every statement says what to do then."""
     for _, statements in migrations():
         for statement in statements:
-            assert "IF NOT EXISTS" in statement
+            assert "IF NOT EXISTS" in statement or statement.startswith("CREATE OR REPLACE VIEW ")
             clickhouse.client.command(statement)
 
 
@@ -321,8 +321,9 @@ def test_a_second_process_on_the_same_directory_is_told_so(clickhouse: Sink) -> 
     """One process per embedded directory: the second one learns that, and what to do, in one line."""
     folder = clickhouse.url.removeprefix("chdb://")
     assert in_another_process(clickhouse.url) == (
-        f"{folder} is already open in another process: an embedded ClickHouse belongs to one process. "
-        "Stop that one, or give this one another directory"
+        f"{folder} is already open in another process: an embedded ClickHouse belongs to one process. If that one is "
+        "`vigie gateway`, set VIGIE_CLICKHOUSE_URL to the address it printed. Otherwise stop it; to have both, "
+        f"run `vigie gateway --data-dir {folder}` and set VIGIE_CLICKHOUSE_URL=http://127.0.0.1:8123 for both"
     )
 
 

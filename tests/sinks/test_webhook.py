@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from sinks.webhook import Delivery, Receiver, WebhookSink
+from sinks.webhook_http import FAILURES, Response
 from sinks.webhook_signature import verify
 from tests.support.receiver import (
     Answer,
@@ -243,6 +244,20 @@ def test_each_failed_attempt_is_told_before_the_delay() -> None:
         ("gave_up", 1, 401, 0), ("gave_up", 2, 429, 2), ("gave_up", 3, None, 0),
     ]  # fmt: skip
     assert [one.is_misdirected for one in so_far] == [True, False, False]
+
+
+def test_whoever_asks_hears_what_each_attempt_brought() -> None:
+    """The answer as it came, or the failure in its place, in order; the delivery itself holds neither."""
+    heard: list[Response | Exception] = []
+    with scene(status(500, b"later"), reset(), status(200, b"thanks"), on_answer=heard.append) as s:
+        delivery = s.deliver()
+    assert delivery == Delivery("delivered", 3, 200)
+    first, second, third = heard
+    assert isinstance(first, Response)
+    assert isinstance(third, Response)
+    assert isinstance(second, FAILURES)
+    assert [(one.status, one.start) for one in (first, third)] == [(500, b"later"), (200, b"thanks")]
+    assert "thanks" not in repr(delivery)
 
 
 def test_gone_disables_the_endpoint() -> None:

@@ -121,6 +121,16 @@ def test_connections_are_kept_and_requests_are_whole() -> None:
     assert second.body == b"[1]"
 
 
+def test_the_beginning_of_an_answer_is_kept() -> None:
+    """Enough for a person to read why, and no more of it than that; without a body there is none."""
+    with (
+        WebhookReceiver([status(400, b"why"), status(500, b"x" * 50_000), status(204, b"")]) as receiver,
+        client() as one,
+    ):
+        starts = [one.post(receiver.url, {}, b"{}", 5.0).start for _ in range(3)]
+    assert starts == [b"why", b"x" * 2_048, b""]
+
+
 # --- TLS
 
 

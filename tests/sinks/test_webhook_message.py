@@ -11,7 +11,7 @@ import pytest
 
 from schemas.contracts import examples
 from sinks.webhook import Receiver, body, is_notified
-from sinks.webhook_signature import SignatureError, sign, verify
+from sinks.webhook_signature import SignatureError, key_of, new_secret, sign, verify
 from tests.sinks.test_webhook import EXTERNAL_URL, FIRING, NOW, OTHER, SECRET, independent_check
 from tests.support.receiver import Received
 
@@ -27,6 +27,13 @@ def test_signature_is_that_of_the_reference_vector() -> None:
         b'{"test": 2432232314}',
     )
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_new_secrets_are_secrets() -> None:
+    """Of 256 bits, and never the same."""
+    first, second = new_secret(), new_secret()
+    assert len(key_of(first)) == len(key_of(second)) == 32
+    assert first != second
 
 
 def signed(secret: str = SECRET, timestamp: int = int(NOW), message: bytes = b"{}") -> dict[str, str]:

@@ -179,6 +179,7 @@ class Life:
         sink = replace(world.sink, client=_Client(world.sink.client, self.steps), retry_budget_s=60.0)
         territories = {territory.jurisdiction_id: territory for territory in world.territories}
         self.worker = Worker(load(**{**_SETTINGS, **world.settings}), territories, sink, WallClock())
+        self.faust: Any = self.worker.app
         self.kafka: Any = Kafka(world, self.steps)
         self.worker.app = self.custody.app = self.worker.confirmed._app = self.kafka
 
@@ -242,6 +243,7 @@ class Life:
         """Leave nothing behind in this process."""
         self.custody.close()
         self.worker._notifier.close()
+        self.worker._sampling.close()
         self.worker._stages.shutdown()
         self.worker._blocking.shutdown()
 

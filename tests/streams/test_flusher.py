@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
+from schemas.contracts import ALERT_TOPIC
 from sinks import stored
 from sinks.clickhouse import Sink, SinkError
 from streams.flusher import Flusher
@@ -83,6 +84,27 @@ def test_rows_are_stored_at_every_flush_and_snapshots_when_they_are_due(world: W
 
     lived(world, story)
     assert (saved(world, SENSOR), saved(world, LAMPS)) == (18, 0)
+
+
+def test_an_alert_is_told_without_the_others(world: World) -> None:
+    """Who is on call does not wait for the rows of a whole city: what has no alert to tell is left for its turn."""
+
+    async def story(one: Life) -> None:
+        await one.read(LAMPS, 2)
+        while not one.entry(SENSOR).transitions:
+            assert await one.read(SENSOR, 6)
+        read = one.entry(SENSOR).next_offset
+        assert not one.entry(LAMPS).transitions
+        assert await flusher(one).flush(alerts_only=True) == set()
+        assert (one.entry(SENSOR).stored, one.entry(LAMPS).stored) == (read, 0)
+        assert any(message.topic == ALERT_TOPIC for message in world.produced)
+        assert world.offsets(LAMPS, "events_lighting") == {}
+        await flusher(one).flush(alerts_only=True)
+        assert one.entry(LAMPS).stored == 0, "there is nothing to tell"
+        await flusher(one).flush()
+        assert one.entry(LAMPS).stored == 2
+
+    lived(world, story)
 
 
 def test_a_snapshot_is_due_even_where_nothing_new_came(world: World) -> None:

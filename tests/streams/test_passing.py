@@ -102,7 +102,7 @@ def test_where_alerts_come_of_it_is_kept_with_them(world: World) -> None:
         entry = one.entry(SENSOR)
         assert {transition.alertname for _, transition in entry.transitions} == {"silent"}
         assert entry.passes == [Pass(23, passed_ms)]
-        assert one.worker._wake.is_set(), "alerts do not wait for the next flush"
+        assert one.worker._rhythm.wake.is_set(), "alerts do not wait for the next flush"
 
     lived(world, story)
 

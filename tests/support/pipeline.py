@@ -43,9 +43,10 @@ _STARTING: Final = (
 
 
 def environment(settings: Mapping[str, object]) -> dict[str, str]:
-    """The environment of a command: ours, without our settings, with these (`name` for VIGIE_NAME)."""
+    """The environment of a command: ours, without our settings, with these (`name` for VIGIE_NAME) and without pages,
+    whose port other workers want too, unless they are asked for."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VIGIE_")}
-    return kept | {f"VIGIE_{name.upper()}": str(value) for name, value in settings.items()}
+    return kept | {f"VIGIE_{name.upper()}": str(value) for name, value in ({"web_port": 0} | dict(settings)).items()}
 
 
 @dataclass(frozen=True)

@@ -233,6 +233,7 @@ def _call(function: str, *arguments: ast.expr) -> ast.Call:
 # --- what an effect does
 
 _STATEMENT: Final = re.compile(r"\b(?:FROM|JOIN|INTO|TABLE|VIEW|UPDATE|EXISTS)\s+(?!SELECT\b)`?([A-Za-z_]\w*)`?", re.I)
+_CREATED: Final = re.compile(r"\b(?:EXISTS|REPLACE\s+VIEW)\s+`?(\w+)", re.I)
 #: More names would tell no more steps apart.
 _MOST_TABLES: Final = 3
 
@@ -249,7 +250,7 @@ def label_of(method: str, arguments: Sequence[Any]) -> str:
         return f"{method} {first.strip()}" if re.fullmatch(r"[\w.]+", first.strip()) else method
     verb = first.split(maxsplit=1)[0].upper()
     tables = dict.fromkeys(name for name in _STATEMENT.findall(first) if name.upper() not in ("IF", "NOT", "EXISTS"))
-    named = re.findall(r"\bEXISTS\s+`?(\w+)", first, re.I)[:1] if verb == "CREATE" else list(tables)[:_MOST_TABLES]
+    named = _CREATED.findall(first)[:1] if verb == "CREATE" else list(tables)[:_MOST_TABLES]
     return " ".join([method, verb, *named])
 
 

@@ -172,6 +172,7 @@ def test_effects_are_calls_on_a_client() -> None:
         ("query", "SELECT n FROM (SELECT 1 AS n FROM windows)", "query SELECT windows"),
         ("command", "CREATE TABLE IF NOT EXISTS rejects (a Int8)", "command CREATE rejects"),
         ("command", "CREATE VIEW IF NOT EXISTS windows AS SELECT 1 FROM rows", "command CREATE windows"),
+        ("command", "CREATE OR REPLACE VIEW alerts AS SELECT 1 FROM rows", "command CREATE alerts"),
         ("command", "DELETE FROM window_rows WHERE topic = 'x'", "command DELETE window_rows"),
         ("send", object(), "send"),
         ("close", None, "close"),

@@ -1,0 +1,74 @@
+"""The worker's rhythm: how long small batches gather, when a flush comes, and what does not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from streams.clock import monotonic_s
+from streams.custody import Custody
+from streams.ledger import Ledger
+from streams.settings import Settings
+from streams.waiting import linger_s, wait, whole
+
+#: Alerts do not wait for the flush interval, but a storm of them is still written in blocks.
+_URGENT_S: Final = 0.05
+#: How long a flush waits at most for records that have arrived to be processed.
+_GATHER_S: Final = 0.25
+#: Between two flushes, where each takes longer than the interval: the event loop belongs to others too.
+_PAUSE_S: Final = 0.1
+
+
+class Rhythm:
+    """Keeps time for one worker. `flush(alerts_only)` stores what has been processed.
+
+    `wake` asks for a flush before its time: there are alerts, or as many rows as a flush takes. `moved` is set whenever
+    something was processed or stored.
+    """
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, custody: Custody, flush: Callable[[bool], Coroutine[Any, Any, None]]
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._custody = custody
+        self._flush = flush
+        self._due = asyncio.Event()
+        self._lingers: dict[str, float] = {}
+        self.wake = asyncio.Event()
+        self.moved = asyncio.Event()
+
+    async def run(self) -> None:
+        """Flush, for ever."""
+        due_s = monotonic_s() + self._settings.flush_interval_s
+        while True:
+            is_woken = await wait(self.wake, max(due_s - monotonic_s(), _PAUSE_S))
+            # Alerts do not wait for the others' turn, and do not put it off.
+            alerts_only = (now_s := monotonic_s()) < due_s and self._ledger.waiting < self._settings.flush_rows
+            if not alerts_only:
+                # From one beginning to the next: how long a flush takes is no reason to begin the next one later.
+                due_s = now_s + self._settings.flush_interval_s
+            if is_woken:
+                await asyncio.sleep(_URGENT_S)
+            else:
+                await self.gather()
+            self.wake.clear()
+            if self._custody.is_open:
+                await whole(self._flush(alerts_only))
+
+    async def gather(self) -> None:
+        """Have what has arrived processed, so that it need not wait for the next flush: nobody lingers meanwhile."""
+        until_s, arrived = monotonic_s() + _GATHER_S, [(entry, entry.fetched) for _, entry in self._ledger]
+        # Who lingers now goes on; who comes to it later lingers.
+        self._due.set()
+        self._due.clear()
+        while monotonic_s() < until_s and any(entry.next_offset < end for entry, end in arrived):
+            self.moved.clear()
+            await wait(self.moved, _GATHER_S)
+
+    async def linger(self, topic: str, spent_s: float) -> None:
+        """Let a topic's small batches wait for company, where those before them took so long to process."""
+        self._lingers[topic] = linger_s(self._settings.linger_s, spent_s)
+        self._custody.lingering_s = max(self._lingers.values())
+        await wait(self._due, self._lingers[topic])
