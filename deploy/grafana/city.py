@@ -100,6 +100,7 @@ def _list() -> Panel:
             column("value", displayName="Value", decimals=2, noValue="–", custom_width=75),
             column("threshold", displayName="Limit", decimals=2, noValue="–", custom_width=75),
             column("summary", displayName="What"),
+            column("acknowledged_by", displayName="Taken on by", noValue="–"),
             column("starts_at", displayName="Since", custom_width=160),
             column("jurisdiction_id", displayName="Authority", custom_width=105),
             *hidden("district_code", "fingerprint"),

@@ -139,6 +139,7 @@ SELECT
     l.threshold AS threshold,
     l.summary AS summary,
     l.fired AS fired,
+    l.acknowledged_by AS acknowledged_by,
     multiIf(
         ifNull(l.asset_id, '') != '', if(ifNull(a.name, '') != '', concat(a.name, ' (', l.asset_id, ')'), l.asset_id),
         z.title != '', z.title,

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from sinks.clickhouse import Sink
 
-#: Every parameter a query may take, and its ClickHouse type: all that another way of asking
-#: (Grafana's) has to know. An empty array of jurisdictions or districts names all of them.
+#: Every parameter a query may take, and its ClickHouse type: all that another way of asking (Grafana's) has to know. An
+#: empty array of jurisdictions, districts or severities names all of them.
 VOCABULARY: Final[Mapping[str, str]] = MappingProxyType(
     {
         "since": "DateTime64(3)",  # the period, from its first instant
@@ -29,6 +29,11 @@ VOCABULARY: Final[Mapping[str, str]] = MappingProxyType(
         "layer": "String",  # of zones: what a district is
         "districts": "Array(String)",  # codes of zones of that layer
         "metrics": "Array(String)",  # of windows (kind.field) or of workers, by their whole names
+        # What only commands ask for.
+        "severities": "Array(String)",
+        "fingerprint": "String",  # of an alert
+        "prefix": "String",  # the beginning of a fingerprint
+        "most": "UInt32",  # rows
     }
 )
 

@@ -11,6 +11,7 @@ SELECT
     a.value AS value,
     a.threshold AS threshold,
     a.summary AS summary,
+    a.acknowledged_by AS acknowledged_by,
     a.starts_at AS starts_at,
     a.jurisdiction_id AS jurisdiction_id,
     a.zones[{layer:String}] AS district_code,

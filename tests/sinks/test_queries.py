@@ -39,7 +39,7 @@ def test_every_query_says_what_it_answers(name: str) -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_every_parameter_is_of_the_vocabulary(name: str) -> None:
-    """Whoever can give eight parameters can ask every query; Grafana's macros are such a one."""
+    """Whoever can give these few parameters can ask every query; Grafana's macros are such a one."""
     assert dict(query(name).parameters).items() <= VOCABULARY.items()
 
 

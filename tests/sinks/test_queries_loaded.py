@@ -13,7 +13,7 @@ from sinks.clickhouse import Sink
 from sinks.queries import ask, query
 from tests.streams.simulation.town import SIREN
 from tests.support import samples
-from tests.support.loaded import AWKWARD, END, GHOST, MUTE, NEIGHBOUR, SHARED, START, territories
+from tests.support.loaded import AWKWARD, END, GHOST, MUTE, NEIGHBOUR, SHARED, SOMEBODY, START, territories
 
 Rows = list[dict[str, Any]]
 
@@ -174,6 +174,15 @@ def test_an_alert_of_a_zone_lies_in_its_middle(loaded: Sink) -> None:
         assert any((row["longitude"], row["latitude"]) == pytest.approx(middle) for middle in middles)
     halves = asked(loaded, "open_alert_list", layer="half", districts=["E"])
     assert {row["alertname"] for row in halves} >= {"report_hot_spot"}
+
+
+def test_who_has_taken_on_an_alert_is_told(loaded: Sink) -> None:
+    """An acknowledged alert is still open: it is counted with its severity and by itself, and bears a name."""
+    taken = [row for row in asked(loaded, "open_alert_list") if row["state"] == "acknowledged"]
+    assert [row["acknowledged_by"] for row in taken] == [SOMEBODY]
+    assert asked(loaded, "open_alert_counts")[0]["acknowledged"] == 1
+    assert {row["acknowledged_by"] for row in asked(loaded, "open_alert_list")} == {None, SOMEBODY}
+    assert "acknowledged" in {row["state"] for row in asked(loaded, "open_alert_map")}
 
 
 def test_alert_history_is_cut_to_the_period(loaded: Sink) -> None:

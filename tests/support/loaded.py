@@ -27,6 +27,7 @@ from processors.territory import Territory
 from schemas.contracts import contract_of, domain_of
 from schemas.records import Batch, Rows
 from schemas.writers import own_writers
+from sinks.acknowledgements import Acknowledgement, acknowledge
 from sinks.clickhouse import Sink
 from sinks.rows import Origin, ZoneMaps
 from sinks.store import store_alerts
@@ -50,6 +51,8 @@ SHARED: Final = "Q00"
 GHOST: Final = "ghost-001"
 #: One that is in the neighbour's registry, the only one of its kind there, and has never spoken.
 MUTE: Final = "mute-001"
+#: Who has acknowledged an alert.
+SOMEBODY: Final = "night shift"
 
 _PARTITIONS: Final = 2
 _BATCH: Final = 400
@@ -132,6 +135,7 @@ def load(sink: Sink) -> None:
     watch.look(_PARTITIONS, _EPOCH, sink)
     watch.save(sink, _ms(END))
     store_alerts([(Origin("", 0), 0, _homeless())], sink)
+    _take_on(sink)
     # The load is older than the table keeps samples.
     sink.command("SYSTEM STOP TTL MERGES worker_samples")
     sink.insert_whole("worker_samples", samples.table(END), "samples")
@@ -146,6 +150,15 @@ def _homeless() -> dict[str, Any]:
         "category": None, "severity": "critical", "state": "firing", "at": at, "starts_at": at, "ends_at": None,
         "value": 95.0, "threshold": 70.0, "summary": "Bin ghost-001 burns",
     }  # fmt: skip
+
+
+def _take_on(sink: Sink) -> None:
+    """Acknowledge the first hot spot, as `vigie alert ack` does."""
+    columns = "jurisdiction_id, fingerprint, starts_at, transition_id"
+    (newest, *_) = sink.named_rows(
+        f"SELECT {columns} FROM alerts WHERE alertname = 'report_hot_spot' ORDER BY {columns}"
+    )
+    acknowledge(Acknowledgement(**newest, by=SOMEBODY, note="", at=END), sink)
 
 
 def _logs(known: Mapping[str, Territory]) -> dict[Place, Batch]:
