@@ -94,4 +94,4 @@ lock: ## write the locks after pyproject.toml changed, other pins kept; LOCK=--u
 
 clean: ## remove .venv, builds and caches of tools; .cache keeps what was downloaded
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	@find benchmarks processors schemas sinks streams tests -name __pycache__ -prune -exec rm -rf {} +
+	@find benchmarks deploy processors schemas sinks streams tests -name __pycache__ -prune -exec rm -rf {} +

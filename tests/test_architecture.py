@@ -12,7 +12,7 @@ import pytest
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _PRODUCT: Final = ("schemas", "processors", "sinks", "streams")
-_AROUND: Final = ("benchmarks", "tests")
+_AROUND: Final = ("benchmarks", "deploy", "tests")
 
 #: Our packages that each of them may import.
 _ALLOWED: Final = {

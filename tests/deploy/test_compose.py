@@ -34,7 +34,6 @@ _SERVICES: Final[dict[str, dict[str, Any]]] = _FILE["services"]
 _OURS: Final = {name: it for name, it in _SERVICES.items() if it["image"].startswith("localhost/vigie:")}
 _WORKERS: Final = {name: it for name, it in _OURS.items() if it.get("command") == ["worker"]}
 
-#: The dashboards and their provisioning come with a change of their own.
 _GRAFANA: Final = DEPLOY / "grafana"
 
 
@@ -79,10 +78,7 @@ def test_the_schema_notices_a_misspelt_key(service: str, broken: dict[str, Any],
 
 def test_the_file_keeps_the_rules() -> None:
     """Pinned images, nothing beyond 127.0.0.1, health checks, no literal secret, mounts that exist, least rights."""
-    found = problems(_RAW)
-    if not (_GRAFANA / "dashboards").is_dir():
-        found = [sentence for sentence in found if "./grafana/" not in sentence]
-    assert found == []
+    assert problems(_RAW) == []
 
 
 def _service(name: str, **changed: Any) -> Callable[[Compose], None]:
@@ -332,7 +328,6 @@ def test_what_the_readme_says_of_ports_is_so() -> None:
     assert told == published
 
 
-@pytest.mark.skipif(not _GRAFANA.is_dir(), reason="the dashboards are another change")
 def test_grafana_asks_as_the_user_that_may_only_read() -> None:
     """The data source that is provisioned: the service, the user and the variable that this file knows."""
     (file,) = (_GRAFANA / "provisioning" / "datasources").glob("*.y*ml")
