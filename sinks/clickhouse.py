@@ -326,7 +326,7 @@ def _embedded_error(url: str, error: ClickHouseError) -> SinkError:
     if _is_locked(Path(path)):
         return SinkError(
             f"{path} is already open in another process: an embedded ClickHouse belongs to one process. "
-            f"Stop that one, or give this one another directory"
+            f"Stop that one, give this one another directory, or let them share it: `vigie gateway --data-dir {path}`"
         )
     reason = str(error).strip().partition(", Stack trace")[0]
     return SinkError(f"{path} cannot be opened as an embedded ClickHouse: {reason[:300]}")

@@ -14,9 +14,11 @@ from streams.interrupt import undisturbed
 _COMMANDS: Final = (
     "audit",
     "check",
+    "dead-letter",
     "demo",
     "gateway",
     "init",
+    "replay",
     "simulate",
     "territory",
     "worker",

@@ -322,7 +322,7 @@ def test_a_second_process_on_the_same_directory_is_told_so(clickhouse: Sink) -> 
     folder = clickhouse.url.removeprefix("chdb://")
     assert in_another_process(clickhouse.url) == (
         f"{folder} is already open in another process: an embedded ClickHouse belongs to one process. "
-        "Stop that one, or give this one another directory"
+        f"Stop that one, give this one another directory, or let them share it: `vigie gateway --data-dir {folder}`"
     )
 
 

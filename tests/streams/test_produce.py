@@ -16,9 +16,10 @@ from aiokafka.errors import (
 )
 from faust.exceptions import ProducerSendError
 
+from sinks.dead_letters import LEFT_OUT_HEADER
 from streams import produce
 from streams.flush import Message
-from streams.produce import LEFT_OUT_HEADER, Confirmed
+from streams.produce import Confirmed
 
 _TOPIC: Final = "city.dead-letter"
 
