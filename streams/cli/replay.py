@@ -66,9 +66,12 @@ RATE: Final = _Rate()
 @click.option("--key", "keys", multiple=True, help="Records of these keys only, like 213400017|lamp-00001.")
 @click.option("--jurisdiction", "jurisdictions", multiple=True, metavar="SIREN", help="Of these authorities only.")
 @click.option("--to-topic", "target", help="Topic to send to: one of VIGIE_REPLAY_TOPICS.")
-@click.option("--rate", type=RATE, help="Most records a second.")
+@click.option("--rate", type=RATE, metavar="N/s", help="Most records a second.")
 @click.option(
-    "--speed", type=_Speed(), help="With the original spacing (1x), 10 times as fast (10x), or max: the default."
+    "--speed",
+    type=_Speed(),
+    metavar="1x|10x|max",
+    help="With the original spacing (1x), 10 times as fast (10x), or max: the default.",
 )
 @click.option("--dry-run/--no-dry-run", default=True, show_default=True, help="Say what would be sent, no more.")
 @click.option("--resume", "run_id", metavar="RUN", help="Go on with a run that was cut short.")
@@ -85,8 +88,9 @@ def replay(
     dry_run: bool,
     run_id: str | None,
 ) -> None:
-    """Send a topic, or a part of it, to another topic: the same records in the same order, from today's first to
-    today's last.
+    """Send a topic, or a part of it, to another topic.
+
+    The same records in the same order, up to the last one there is when the run begins.
 
     Records keep key, value, headers, time and the number of their partition; two headers say which run sent them and
     where they come from. The consumer group of the workers is not touched. A run that is cut short, by Ctrl-C, SIGKILL

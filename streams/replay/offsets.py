@@ -12,12 +12,14 @@ from typing import Any, Final
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType  # type: ignore[attr-defined]
 
+from schemas.contracts import ALERT_TOPIC, DEAD_LETTER_TOPIC, RAW_TOPICS
 from streams.broker import BrokerError, client_config, reason
 from streams.ledger import Place
 from streams.replay.selection import Selection
 from streams.settings import Settings
 
 _TIMEOUT_S: Final = 20.0
+_OURS: Final = (*RAW_TOPICS.values(), DEAD_LETTER_TOPIC, ALERT_TOPIC)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Offsets:
             raise BrokerError(f"Kafka would not tell its topics: {reason(error)}") from error
         if topic not in there:
             near = get_close_matches(topic, there, n=1)
-            raise BrokerError(f"Kafka has no topic {topic}" + (f"; there is {near[0]}" if near else ""))
+            more = "run `vigie init`" if topic in _OURS else f"there is {near[0]}" if near else "look at its name"
+            raise BrokerError(f"Kafka has no topic {topic}: {more}")
         return [Place(topic, number) for number in sorted(there[topic].partitions)]
 
     def starts(self, places: Iterable[Place]) -> dict[Place, int]:

@@ -129,9 +129,9 @@ def job_of(run: Run) -> Job:
 
 
 def pacing_of(run: Run, speed: float | None, rate: float | None) -> Pacing:
-    """The pacing of a run, or that which is asked for now."""
+    """The pacing of a run, or what is asked for now in its place: a speed of 0 is as fast as can be."""
     asked = json.loads(run.selection)
-    return Pacing(speed or asked["speed"], rate or asked["rate"])
+    return Pacing(asked["speed"] if speed is None else speed or None, rate or asked["rate"])
 
 
 def _busy(run: Run) -> str:
