@@ -12,10 +12,10 @@ from streams.broker import BrokerError
 from streams.cli import options, patience, printed
 from streams.cli.errors import Failure, say, told
 from streams.cli.under_way import UnderWay, until_stopped
-from streams.clock import monotonic_s
+from streams.clock import WallClock, monotonic_s
 from streams.ledger import Place
 from streams.replay import ReplayError
-from streams.replay.forward import Preview, preview
+from streams.replay.forward import Preview, expired, preview
 from streams.replay.journal import Cut
 from streams.replay.offsets import Offsets, Span, check_target, spans
 from streams.replay.runs import Begun, Pacing, begin, carry_out, command, found, job_of, pacing_of, resume
@@ -107,8 +107,8 @@ def replay(
         elif dry_run:
             if target is not None:
                 _check_target(chosen, offsets, selection.topic, target)
-            look = _looked_at(chosen, selection, spans(offsets, selection))
-            _show(look, f"{selection.topic}{f' into {target}' if target else ''}: dry run, nothing is sent")
+            look = _looked_at(chosen, offsets, selection, spans(offsets, selection), target)
+            _show(look, f"{selection.topic}{f' into {target}' if target else ''}: dry run, nothing is sent", target)
         else:
             assert target is not None
             _check_target(chosen, offsets, selection.topic, target)
@@ -149,7 +149,8 @@ def _resume(chosen: Settings, offsets: Offsets, run_id: str, asked: Pacing, dry_
             start = Cut.of_run(run)
             left = {place: Span(start.next[place], span.end) for place, span in job.spans.items()}
             title = f"run {run_id} ({run.state}): {job.selection.topic} into {job.target}, {run.sent:,} sent"
-            _show(_looked_at(chosen, job.selection, left), f"{title}; behind what its row tells of")
+            look = _looked_at(chosen, offsets, job.selection, left, job.target)
+            _show(look, f"{title}; behind what its row tells of", job.target)
             return
         pacing = pacing_of(run, asked.speed, asked.rate)
         _send(chosen, offsets, resume(chosen, sink, offsets, run, say), pacing)
@@ -174,12 +175,15 @@ def _send(chosen: Settings, offsets: Offsets, begun: Begun, pacing: Pacing) -> N
     click.echo(f"{seconds:,.1f} s, {rate:,.0f} records/s; run {job.run_id}")
 
 
-def _looked_at(chosen: Settings, selection: Selection, wanted: Mapping[Place, Span]) -> Preview:
+def _looked_at(
+    chosen: Settings, offsets: Offsets, selection: Selection, wanted: Mapping[Place, Span], target: str | None
+) -> Preview:
+    expired_ms = {} if target is None else {"expired_ms": offsets.expired_ms(target, WallClock().now_ms())}
     with UnderWay(selection.topic) as under_way:
-        return preview(chosen, selection, wanted, under_way.show)
+        return preview(chosen, selection, wanted, under_way.show, **expired_ms)
 
 
-def _show(found: Preview, title: str) -> None:
+def _show(found: Preview, title: str, target: str | None) -> None:
     table = printed.table(("partition",), ("records", "first", "last"), ("from", "to"))
     for place, part in sorted(found.parts.items()):
         row = [str(place.partition), f"{part.records:,}"]
@@ -192,6 +196,8 @@ def _show(found: Preview, title: str) -> None:
     out.print(table)
     size = sum(part.size_bytes for part in found.parts.values()) / 1_048_576
     out.print(f"{found.records:,} records would be sent, {size:,.1f} MiB{_left_out(found.left_out)}")
+    if found.expired:
+        say(f"{found.expired:,} of them are too old: {expired(target or '')}")
 
 
 def _left_out(counts: Mapping[str, int]) -> str:

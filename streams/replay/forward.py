@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from streams.clock import monotonic_s
 from streams.ledger import Place
+from streams.replay import ReplayError
 from streams.replay.journal import Cut, Journal
 from streams.replay.offsets import Offsets, Span
 from streams.replay.pacing import Pace
@@ -69,14 +70,18 @@ class Preview:
     spans: Mapping[Place, Span]
     parts: dict[Place, Part] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    expired: int = 0
+    """How many of those to be sent are older than the target keeps records."""
 
     @property
     def records(self) -> int:
         return sum(part.records for part in self.parts.values())
 
 
-def preview(settings: Settings, selection: Selection, spans: Mapping[Place, Span], show: Show) -> Preview:
-    """Read everything and send nothing. Raises BrokerError, ReplayError."""
+def preview(
+    settings: Settings, selection: Selection, spans: Mapping[Place, Span], show: Show, expired_ms: int = -(2**62)
+) -> Preview:
+    """Read everything and send nothing. `expired_ms`: see `Job`. Raises BrokerError, ReplayError."""
     judge, found = Judge(selection), Preview(spans, {place: Part() for place in spans})
     reached, read = {place: span.first for place, span in spans.items()}, 0
     numbered = {place.partition: place for place in spans}
@@ -87,6 +92,7 @@ def preview(settings: Settings, selection: Selection, spans: Mapping[Place, Span
                 why = judge.leaves_out(message.key(), at_ms)
                 if why is None:
                     found.parts[place].add(message, at_ms)
+                    found.expired += at_ms < expired_ms
                 else:
                     found.left_out[why] += 1
                 reached[place] = message.offset() + 1
@@ -97,13 +103,15 @@ def preview(settings: Settings, selection: Selection, spans: Mapping[Place, Span
 
 @dataclass(frozen=True)
 class Job:
-    """What a run does. `spans`: what of the source, fixed at the start. `sent`: by partition of the source, the highest
-    offset that is known to be in the target; what lies below is not sent again."""
+    """What a run does. `spans`: what of the source, fixed at the start. `expired_ms`: a record of a time before would
+    be deleted from the target at once. `sent`: by partition of the source, the highest offset that is known to be in
+    the target; what lies below is not sent again."""
 
     run_id: str
     selection: Selection
     spans: Mapping[Place, Span]
     target: str
+    expired_ms: int = -(2**62)
     sent: Mapping[Place, int] = field(default_factory=dict)
 
 
@@ -116,7 +124,7 @@ def forward(
     What was read is confirmed and noted then. Raises BrokerError, and ReplayError also when the journal says so: some
     of what was sent since the last cut may then be on its way.
     """
-    with Sender(settings, journal.check) as sender:
+    with Sender(settings, offsets.most_bytes([job.target]), journal.check) as sender:
         return _Forwarding(offsets, job, start, journal, sender, pace, show, stop).run(settings)
 
 
@@ -169,6 +177,8 @@ class _Forwarding:
 
     def _send(self, message: Any, place: Place, at_ms: int) -> bool:
         """Send one record when its time has come; not at all, and False, when the run is stopped before."""
+        if at_ms < self._job.expired_ms:
+            raise ReplayError(expired(self._job.target))
         if not self._pace.is_free:
             due_s = self._pace.due_s(at_ms, monotonic_s())
             while (wait_s := due_s - monotonic_s()) > 0:
@@ -198,6 +208,14 @@ class _Forwarding:
         behind = self._offsets.ends(Place(self._job.target, place.partition) for place in self._job.spans)
         self._journal.note(Cut(dict(self._next), behind, self._read, self._sent, dict(self._left_out)))
         self._cut_s = monotonic_s() + _CUT_S
+
+
+def expired(target: str) -> str:
+    """What is wrong with records that are older than a topic keeps them, and what to do."""
+    return (
+        f"{target} keeps records for its retention.ms by the time that they bear, and would delete what is older "
+        "at once: set retention.ms=-1 on it, or message.timestamp.type=LogAppendTime"
+    )
 
 
 def _passed(reached: Mapping[Place, int], spans: Mapping[Place, Span]) -> int:

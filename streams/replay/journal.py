@@ -1,6 +1,6 @@
 """The row of a run: written every few seconds while its process lives, so that no two processes do the same work.
 
-A process that has not been able to write it for half of the time after which another may take over stops by itself.
+A process that has not been able to write it for most of the time after which another may take over stops by itself.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from streams.setup import Say
 _BEATS: Final = 10
 #: Whoever takes a run up looks again after this part of that time whether somebody else has, too.
 _SETTLED: Final = 20
+#: The part of that time after which a process that could not write its row stops: the rest is for what is under way.
+_SILENT: Final = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Journal:
         if self._other is not None:
             raise ReplayError(f"another process has taken the run up: {self._other}")
         silent_s = monotonic_s() - self._told_s
-        if silent_s > self._stale_s / 2:
+        if silent_s > _SILENT * self._stale_s:
             raise ReplayError(
                 f"ClickHouse could not be told for {silent_s:.0f} s that this run goes on: another process might begin "
                 f"to do the same{': ' if self._away else ''}{self._away}"

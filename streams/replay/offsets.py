@@ -12,6 +12,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType  # type: ignore[attr-defined]
 
+from schemas.codec import MOST_BYTES
 from schemas.contracts import ALERT_TOPIC, DEAD_LETTER_TOPIC, RAW_TOPICS
 from streams.broker import BrokerError, client_config, reason
 from streams.ledger import Place
@@ -89,6 +90,18 @@ class Offsets:
             # Not everybody who may read a topic may read its settings.
             return None
         return None if entry is None else entry.value
+
+    def most_bytes(self, topics: Iterable[str]) -> int:
+        """How many bytes each of the topics takes at once; what Kafka takes unless it is told otherwise, where it is
+        not known."""
+        found = (self.setting(topic, "max.message.bytes") for topic in topics)
+        return min(int(one) if one else MOST_BYTES for one in found)
+
+    def expired_ms(self, topic: str, now_ms: int) -> int:
+        """Records that bear a time before this one are deleted from the topic as soon as they are there, which is a
+        matter where it keeps their own time; the least there is where it keeps them for ever."""
+        kept_ms = int(self.setting(topic, "retention.ms") or -1)
+        return now_ms - kept_ms if kept_ms >= 0 and not self.has_broker_time(topic) else -(2**62)
 
     def has_broker_time(self, topic: str) -> bool:
         """Whether records bear the time at which the broker took them, which rises with the offset."""

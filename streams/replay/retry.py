@@ -142,7 +142,7 @@ def retry(
     rate: float | None, show: Show, stop: Callable[[], bool],
 ) -> Retried:  # fmt: skip
     """Send the letters that would be accepted now, and write down which. Raises BrokerError, ReplayError, SinkError."""
-    with failing(journal), Sender(settings, journal.check) as sender:
+    with failing(journal), Sender(settings, offsets.most_bytes(journal.run.targets), journal.check) as sender:
         work = _Retrying(offsets, sink, journal, sender, Pace(None, rate), stop)
         found = letters(settings, offsets, wanted, met, work.showing(show), stop)
         for letter, why in hope.sorted(found):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from sinks.clickhouse import Sink, SinkError
 from sinks.replays import Run, run_of
-from streams.clock import utc_now
+from streams.clock import WallClock, utc_now
 from streams.ledger import Place
 from streams.replay import ReplayError
 from streams.replay.forward import Job, Show, forward
@@ -84,7 +84,7 @@ def begin(
     )
     journal = Journal(run, sink, settings.replay_stale_s)
     journal.open()
-    return Begun(Job(run.run_id, selection, spans, target), start, journal)
+    return Begun(Job(run.run_id, selection, spans, target, _expired_ms(offsets, target)), start, journal)
 
 
 def found(run_id: str, sink: Sink) -> Run:
@@ -117,7 +117,8 @@ def resume(settings: Settings, sink: Sink, offsets: Offsets, run: Run, say: Say)
         for one, _ in traces(settings, offsets, run.run_id, start.behind):
             place, count = Place(one.topic, one.partition), count + 1
             sent[place] = max(sent.get(place, -1), one.offset)
-        return Begun(replace(job, sent=sent), start, journal, count)
+        job = replace(job, sent=sent, expired_ms=_expired_ms(offsets, job.target))
+        return Begun(job, start, journal, count)
 
 
 def job_of(run: Run) -> Job:
@@ -132,6 +133,10 @@ def pacing_of(run: Run, speed: float | None, rate: float | None) -> Pacing:
     """The pacing of a run, or what is asked for now in its place: a speed of 0 is as fast as can be."""
     asked = json.loads(run.selection)
     return Pacing(asked["speed"] if speed is None else speed or None, rate or asked["rate"])
+
+
+def _expired_ms(offsets: Offsets, target: str) -> int:
+    return offsets.expired_ms(target, WallClock().now_ms())
 
 
 def _busy(run: Run) -> str:

@@ -7,7 +7,9 @@ the same reason: what waits is given up as a whole.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -23,6 +25,7 @@ from streams.settings import Settings
 _SLICE_S: Final = 0.05
 #: A broker that restarts is back by then.
 _PATIENCE_S: Final = 90.0
+_BATCH_BYTES: Final = 1_000_000
 _CLIENT: Final[dict[str, Any]] = {
     "acks": "all",
     "enable.idempotence": True,
@@ -45,11 +48,13 @@ _CLIENT: Final[dict[str, Any]] = {
 class Sender:
     """One run's producer. A context manager; what has not been flushed when it ends is given up.
 
-    `meanwhile` is called while it waits, and may raise.
+    `most_bytes` is what the topics take at once (max.message.bytes), the smallest of them: records are sent together up
+    to that. `meanwhile` is called while it waits, and may raise.
     """
 
-    def __init__(self, settings: Settings, meanwhile: Callable[[], None] = lambda: None) -> None:
-        self._producer = Producer({**client_config(settings), **_CLIENT})
+    def __init__(self, settings: Settings, most_bytes: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+        config = {**client_config(settings), **_CLIENT, "batch.size": min(_BATCH_BYTES, most_bytes)}
+        self._producer = Producer(config, logger=_silent())
         self._meanwhile = meanwhile
         self._failure: tuple[KafkaError, str] | None = None
 
@@ -61,7 +66,8 @@ class Sender:
     ) -> None:
         if len(self._producer):
             self._producer.purge()
-            self._producer.poll(0)
+            with suppress(KafkaException):
+                self._producer.poll(0)
 
     def send(
         self,
@@ -74,23 +80,29 @@ class Sender:
     ) -> None:
         """Hand over a record; `at_ms` 0 or less leaves its time to the broker or the client, and without a partition
         its key decides. Waits while too much is under way. Raises BrokerError, ReplayError."""
-        where: dict[str, Any] = {} if partition is None else {"partition": partition}
-        where["headers"] = list(headers)
+        rest: dict[str, Any] = {} if partition is None else {"partition": partition}
+        rest |= {"on_delivery": self._refused, "timestamp": max(at_ms, 0), "headers": list(headers)}
         since_s, left = monotonic_s(), -1
         while True:
             try:
-                self._producer.produce(topic, value, key, on_delivery=self._refused, timestamp=max(at_ms, 0), **where)
-                return
+                return self._told(lambda: self._producer.produce(topic, value, key, **rest))
             except BufferError:
                 since_s, left = self._wait(since_s, left)
-            except KafkaException as error:
-                self._failure = self._failure or (error.args[0], topic)
-                self.serve()
 
     def serve(self, seconds: float = 0.0) -> None:
         """Take in what has been confirmed or refused meanwhile, for at most so long. Raises BrokerError,
         ReplayError."""
-        self._producer.poll(seconds)
+        self._told(lambda: self._producer.poll(seconds))
+
+    def _told(self, call: Callable[[], object]) -> None:
+        """Call the client, and raise what it has told of, by then or in it."""
+        try:
+            call()
+        except KafkaException as error:
+            # It says first that it goes on no more, and then which record it was.
+            with suppress(KafkaException):
+                self._producer.poll(_SLICE_S)
+            self._failure = self._failure or (error.args[0], "the topic")
         if self._failure is not None:
             raise _problem(*self._failure)
 
@@ -103,8 +115,7 @@ class Sender:
 
     def _wait(self, since_s: float, left: int) -> tuple[float, int]:
         """Wait a moment. Takes and returns since when no fewer are under way, and how many."""
-        self._producer.flush(_SLICE_S)
-        self.serve()
+        self._told(lambda: self._producer.flush(_SLICE_S))
         self._meanwhile()
         now_s, under_way = monotonic_s(), len(self._producer)
         if under_way != left:
@@ -116,6 +127,14 @@ class Sender:
     def _refused(self, error: KafkaError | None, message: Any) -> None:
         if error is not None and self._failure is None:
             self._failure = error, f"{message.topic()}/{message.partition()}"
+
+
+def _silent() -> logging.Logger:
+    """Takes what the client's library says by itself: the same reaches us as errors, which are told in words."""
+    found = logging.getLogger("vigie.replay.producer")
+    found.addHandler(logging.NullHandler())
+    found.propagate = False
+    return found
 
 
 def _problem(error: KafkaError, where: str) -> Exception:
