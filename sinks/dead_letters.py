@@ -16,6 +16,8 @@ REASON_HEADER: Final = "vigie_reason"
 REPLAY_HEADER: Final = "vigie_replay_count"
 #: Says that the value of a dead letter was left out, and how large it was.
 LEFT_OUT_HEADER: Final = "vigie_value_left_out_bytes"
+#: Says that the value of a dead letter is empty because its record has neither key nor value.
+NULL_HEADER: Final = "vigie_value_null"
 
 #: Headers may hold anything: numbers as Kafka and we write them, and no longer than an Int64.
 _NUMBER: Final = re.compile(rb"[0-9]{1,18}")

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from faust.exceptions import ProducerSendError
 
-from sinks.dead_letters import LEFT_OUT_HEADER
+from sinks.dead_letters import LEFT_OUT_HEADER, NULL_HEADER
 from sinks.errors import Treatment, treatment
 from streams.clock import monotonic_s
 from streams.flush import Message
@@ -90,6 +90,9 @@ class Confirmed:
         return again + list(messages[len(answers) :])
 
     async def _sent(self, message: Message) -> Awaitable[Any] | Exception:
+        if message.key is None and message.value is None:
+            # The client refuses what has neither, and a record of that kind would end every worker that meets it.
+            message = replace(message, value=b"", headers=(*message.headers, (NULL_HEADER, b"")))
         try:
             confirmation: Awaitable[Any] = await self._app.producer.send(
                 message.topic,

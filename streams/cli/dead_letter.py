@@ -180,7 +180,8 @@ def _begun(choices: dict[str, Any]) -> tuple[Settings, Wanted]:
 
 def _hope(chosen: Settings, intake: Intake, sink: Sink, wanted: Wanted) -> Hope:
     before = retried(wanted.topics or RAW_TOPICS.values(), sink)
-    return Hope(intake, sink, WallClock(), before, chosen.chunk_records)
+    tries_sink = Reason.SINK in wanted.reasons
+    return Hope(intake, sink, WallClock(), before, chunk=chosen.chunk_records, tries_sink=tries_sink)
 
 
 def _show(found: Outlook, title: str, sent: str) -> None:

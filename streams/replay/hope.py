@@ -27,6 +27,7 @@ SENT_BEFORE: Final = "sent again before"
 STORED: Final = "stored meanwhile"
 NO_VALUE: Final = "its value was not kept"
 NO_TOPIC: Final = "of a topic that is not read"
+REFUSED_BY_CLICKHOUSE: Final = "refused by ClickHouse (--reason sink tries them)"
 STILL: Final = "still "
 
 #: Letters of a topic judged at once: a question to ClickHouse each time, whose numbers fit into an address.
@@ -38,17 +39,28 @@ _DOMAIN_OF: Final[dict[str, Domain]] = {topic: domain for domain, topic in RAW_T
 class Hope:
     """Sorts letters into those that would be accepted now and the others.
 
-    A record is judged as if the broker took it now. Not foreseen: what ClickHouse says of its row, and duplicates
-    beyond those among the letters themselves and those stored.
+    A record is judged as if the broker took it now. Not foreseen: what ClickHouse says of its row. So those that it has
+    refused are left alone unless they are asked for: many at once, all refused again, would stop a worker.
     """
 
-    def __init__(self, intake: Intake, sink: Sink, clock: Clock, before: Collection[Refused], chunk: int) -> None:
-        """`before`: what has been sent again already. `chunk`: how many records of a topic duplicates are sought in."""
+    def __init__(
+        self,
+        intake: Intake,
+        sink: Sink,
+        clock: Clock,
+        before: Collection[Refused],
+        *,
+        chunk: int,
+        tries_sink: bool,
+    ) -> None:
+        """`before`: what has been sent again already. `chunk`: how many letters of a topic duplicates are sought in.
+        `tries_sink`: those that ClickHouse has refused are asked for."""
         self._intake = intake
         self._sink = sink
         self._clock = clock
         self._before = before
         self._chunk = chunk
+        self._tries_sink = tries_sink
         self._seen: dict[str, Seen] = {}
         self._judged: dict[str, int] = {}
 
@@ -83,6 +95,8 @@ class Hope:
         if letter.told.reason == Reason.DUPLICATE:
             # The stages would only find it out where its original is near.
             return STILL + Reason.DUPLICATE
+        if letter.told.reason == Reason.SINK and not self._tries_sink:
+            return REFUSED_BY_CLICKHOUSE
         return None if letter.told.has_value else NO_VALUE
 
     def _judge(self, topic: str, letters: Sequence[Letter]) -> Iterator[tuple[Letter, str | None]]:
