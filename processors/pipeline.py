@@ -191,23 +191,39 @@ def _run_within_chunk(
     writers: Lookup,
     condemned: Container[int],
 ) -> Outcome:
-    contract, limits, locator = contract_of(state.domain), reference.limits, reference.locator
-
-    decoded = decode(contract, batch, writers, limits.max_record_bytes)
-    frame = _with_position(decoded.frame, batch, chunk, state.domain)
-    frame, unstorable = _without_condemned(frame, condemned)
-    frame, invalid = validate(frame, contract, state.domain, locator.jurisdictions, limits.clock)
-    frame, elsewhere = locator.locate(frame, state.domain)
-    frame, repeated = drop_duplicates(frame, state.seen)
+    limits = reference.limits
+    frame, refused = admit(batch, state.domain, state.seen, reference, writers, chunk.first_offset, condemned)
     frame, state.watermark_ms = mark_late(
         frame, state.watermark_ms, disorder_ms=limits.disorder_ms, max_future_ms=limits.clock.max_future_ms
     )
-    chunk.windows.add(frame, contract, state.domain)
+    chunk.windows.add(frame, contract_of(state.domain), state.domain)
     transitions = _detect(frame, state)
-
-    refused = joined(decoded.rejects, unstorable, invalid, elsewhere, repeated)
     breach = state.refusals.step(batch.offsets, refused, limits.refusals)
     return Outcome(batch, state.domain, frame, refused, transitions, breach)
+
+
+def admit(
+    batch: Batch,
+    domain: Domain,
+    seen: Seen,
+    reference: Reference,
+    writers: Lookup,
+    chunk: int = 0,
+    condemned: Container[int] = frozenset(),
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The stages that decide whether a record becomes an event: decode, validate, locate, duplicates. Changes `seen`.
+
+    Returns the events, with `offset`, `received_at`, `chunk` and what the stages add, and the rejects (REJECT_SCHEMA).
+    Each record of the batch is in exactly one of the two.
+    """
+    contract, limits, locator = contract_of(domain), reference.limits, reference.locator
+    decoded = decode(contract, batch, writers, limits.max_record_bytes)
+    frame = _with_position(decoded.frame, batch, chunk, domain)
+    frame, unstorable = _without_condemned(frame, condemned)
+    frame, invalid = validate(frame, contract, domain, locator.jurisdictions, limits.clock)
+    frame, elsewhere = locator.locate(frame, domain)
+    frame, repeated = drop_duplicates(frame, seen)
+    return frame, joined(decoded.rejects, unstorable, invalid, elsewhere, repeated)
 
 
 def _detect(frame: pl.DataFrame | None, state: PartitionState) -> tuple[Transition, ...]:
@@ -260,13 +276,13 @@ def _open_chunk(state: PartitionState, offset: int, reference: Reference) -> Chu
     return state.chunk
 
 
-def _with_position(frame: pl.DataFrame, batch: Batch, chunk: Chunk, domain: Domain) -> pl.DataFrame:
+def _with_position(frame: pl.DataFrame, batch: Batch, chunk: int, domain: Domain) -> pl.DataFrame:
     rows = frame["row"].to_numpy()
     return frame.hstack(
         [
             pl.Series("offset", batch.offsets[rows], dtype=pl.Int64),
             pl.Series("received_at", batch.received_ms[rows], dtype=pl.Int64).cast(pl.Datetime("ms", "UTC")),
-            pl.Series("chunk", [chunk.first_offset], dtype=pl.Int64).new_from_index(0, len(rows)),
+            pl.Series("chunk", [chunk], dtype=pl.Int64).new_from_index(0, len(rows)),
             pl.Series("domain", [domain]).new_from_index(0, len(rows)),
         ]
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from processors.pipeline import Limits, Outcome, PartitionState, Reference, run
+import polars as pl
+
+from processors.duplicates import Seen
+from processors.pipeline import Limits, Outcome, PartitionState, Reference, admit, run
 from processors.refusals import Breach, RefusalLimits
 from processors.validate import ClockLimits
-from schemas.contracts import Contract, contract_of
+from schemas.contracts import Contract, Domain, contract_of
 from schemas.records import Batch
 from schemas.registry import RegistryAwayError, Writers
 from schemas.writers import Writer
@@ -57,6 +60,14 @@ class Intake:
                 f"became {ended} events and rejects"
             )
         return outcomes
+
+    def would_admit(self, batch: Batch, domain: Domain, seen: Seen) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """What would become of these records now, with their `received_ms` as the broker's time: (events, rejects).
+
+        Changes `seen`, the events that count as seen before. Raises RegistryAwayError as above.
+        """
+        writers = _Patient(self._writers, contract_of(domain), self._settings.retry_budget_s)
+        return admit(batch, domain, seen, self._reference, writers)
 
     def log_batch(self, batch: Batch, outcomes: Sequence[Outcome], seconds: float) -> None:
         """One line about a batch that went through."""

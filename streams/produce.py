@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from faust.exceptions import ProducerSendError
 
+from sinks.dead_letters import LEFT_OUT_HEADER, NULL_HEADER
 from sinks.errors import Treatment, treatment
 from streams.clock import monotonic_s
 from streams.flush import Message
@@ -17,8 +18,6 @@ from streams.log import logger
 _PAUSE_S: Final = 0.5
 #: A broker that is there has confirmed by then. One that is away lets the client try for its request timeout.
 _PROMPT_S: Final = 2.0
-#: Says that the value of a dead letter was left out, and how large it was.
-LEFT_OUT_HEADER: Final = "vigie_value_left_out_bytes"
 
 
 @dataclass(eq=False)
@@ -91,6 +90,9 @@ class Confirmed:
         return again + list(messages[len(answers) :])
 
     async def _sent(self, message: Message) -> Awaitable[Any] | Exception:
+        if message.key is None and message.value is None:
+            # The client refuses what has neither, and a record of that kind would end every worker that meets it.
+            message = replace(message, value=b"", headers=(*message.headers, (NULL_HEADER, b"")))
         try:
             confirmation: Awaitable[Any] = await self._app.producer.send(
                 message.topic,

@@ -29,6 +29,7 @@ def _listed(value: Any) -> Any:
 
 
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_listed)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -115,6 +116,10 @@ class Settings(BaseSettings):
         6066, ge=0, le=65_535, description="their port: one of its own for each worker of a machine; 0: none"
     )
     sample_interval_s: Seconds = Field(15.0, description="how often the metrics are kept in ClickHouse")
+    replay_topics: Names = Field((), description="topics that `vigie replay` may write to, separated by commas")
+    replay_stale_s: Seconds = Field(
+        30.0, description="after so long without a word from its process, a replay or retry may be taken up by another"
+    )
     log_batches: bool = Field(True, description="log one line per batch")
     threads: int = Field(0, ge=0, description="threads for blocking work; 0 takes one per core")
 

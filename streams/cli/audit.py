@@ -6,8 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -18,6 +17,7 @@ from streams import setup
 from streams.audit import report
 from streams.audit.run import Audit, Scope, mended
 from streams.audit.run import audit as look
+from streams.cli import options
 from streams.cli.errors import Failure, say, settings, told
 from streams.intake import limits
 from streams.settings import Settings
@@ -28,22 +28,9 @@ _NOT_DONE: Final = 3
 _PATIENCE_S: Final = 30.0
 
 
-class _Instant(click.ParamType):
-    name = "RFC 3339"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            found = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is no instant: one like 2026-09-15T08:00:00Z is expected", param, ctx)
-        if found.tzinfo is None:
-            self.fail(f"{value!r} has no time zone: add Z or an offset like +02:00", param, ctx)
-        return (found - datetime(1970, 1, 1, tzinfo=UTC)) // (datetime.resolution * 1_000)
-
-
 @click.command()
-@click.option("--from", "from_ms", type=_Instant(), help="Records the broker received at that instant or later.")
-@click.option("--to", "to_ms", type=_Instant(), help="Records the broker received before that instant.")
+@click.option("--from", "from_ms", type=options.INSTANT, help="Records the broker received at that instant or later.")
+@click.option("--to", "to_ms", type=options.INSTANT, help="Records the broker received before that instant.")
 @click.option("--topic", type=click.Choice(sorted(RAW_TOPICS.values())), help="One topic only.")
 @click.option("--partition", type=click.IntRange(min=0), help="That partition only, of each topic.")
 @click.option("--without-kafka", is_flag=True, help="Ask ClickHouse alone; what only Kafka knows is left out.")

@@ -14,13 +14,16 @@ from schemas.registry import RegistryAwayError
 from sinks.clickhouse import SinkError
 from streams.broker import BrokerError
 from streams.failures import WorkerStopped
+from streams.replay import ReplayError
 from streams.settings import Settings, SettingsError, load
 from streams.setup import SetupError
 from streams.simulation.publish import PublishError
 from streams.territory.remarks import TerritoryError
 from streams.watchdog import StalledError
 
-_KNOWN = (BrokerError, SinkError, RegistryAwayError, SetupError, PublishError, StalledError, WorkerStopped)
+_KNOWN = (
+    BrokerError, SinkError, RegistryAwayError, SetupError, PublishError, StalledError, WorkerStopped, ReplayError,
+)  # fmt: skip
 
 
 class Failure(click.ClickException):

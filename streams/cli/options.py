@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
+
+class _Instant(click.ParamType):
+    """An instant, as milliseconds since 1970."""
+
+    name = "RFC 3339"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no instant: one like 2026-09-15T08:00:00Z is expected", param, ctx)
+        if found.tzinfo is None:
+            self.fail(f"{value!r} has no time zone: add Z or an offset like +02:00", param, ctx)
+        return (found - datetime(1970, 1, 1, tzinfo=UTC)) // (datetime.resolution * 1_000)
+
+
+INSTANT = _Instant()
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import pytest
@@ -16,9 +16,10 @@ from aiokafka.errors import (
 )
 from faust.exceptions import ProducerSendError
 
+from sinks.dead_letters import LEFT_OUT_HEADER, NULL_HEADER
 from streams import produce
 from streams.flush import Message
-from streams.produce import LEFT_OUT_HEADER, Confirmed
+from streams.produce import Confirmed
 
 _TOPIC: Final = "city.dead-letter"
 
@@ -85,11 +86,12 @@ def test_a_message_is_sent_as_it_is() -> None:
     """Topic, key, value, headers; its time, to the millisecond; or the broker's."""
     producer = Producer()
     dated = message("k", headers=(("h", b"1"),), timestamp_ms=1_789_430_400_007)
-    produced(producer, [dated, message(None, None)])
-    first, second = producer.sent
+    produced(producer, [dated, message(None, b"v"), message("k", None)])
+    first, second, third = producer.sent
     assert (first["topic"], first["key"], first["value"], first["headers"]) == (_TOPIC, b"k", b"v", [("h", b"1")])
     assert int(first["timestamp"] * 1_000) == 1_789_430_400_007
-    assert (second["key"], second["value"], second["timestamp"]) == (None, None, None)
+    assert (second["key"], second["value"], second["timestamp"]) == (None, b"v", None)
+    assert (third["key"], third["value"]) == (b"k", None)
 
 
 def test_it_returns_once_every_message_is_confirmed() -> None:
@@ -232,6 +234,17 @@ def test_a_message_that_is_too_large_is_kept_without_its_value() -> None:
     assert producer.values == [b"x" * 70, b"small", None]
     assert producer.sent[-1]["headers"] == [("reason", b"decode"), (LEFT_OUT_HEADER, b"70")]
     assert producer.sent[-1]["key"] == b"a"
+
+
+def test_a_message_with_neither_key_nor_value_says_so() -> None:
+    """The client refuses those, and a sender who makes one must not end a worker: its dead letter has an empty value.
+    So does one that has no key, and whose value was left out."""
+    producer = Producer([None, MessageSizeTooLargeError()])
+    keyless = message("a", b"x" * 70)
+    produced(producer, [replace(message("a"), key=None, value=None), replace(keyless, key=None)])
+    assert [(one["key"], one["value"]) for one in producer.sent] == [(None, b""), (None, b"x" * 70), (None, b"")]
+    assert producer.sent[0]["headers"] == [(NULL_HEADER, b"")]
+    assert producer.sent[2]["headers"] == [(LEFT_OUT_HEADER, b"70"), (NULL_HEADER, b"")]
 
 
 def test_a_message_that_is_too_large_without_its_value_ends_it() -> None:
