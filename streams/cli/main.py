@@ -14,6 +14,7 @@ from streams.interrupt import undisturbed
 _COMMANDS: Final = (
     "audit",
     "check",
+    "contract",
     "demo",
     "gateway",
     "init",
