@@ -85,22 +85,24 @@ def remarks(
     """All that `validate` has against each of these rows (REMARK_SCHEMA), not only what decides: for whoever wants to
     mend them."""
     plan = _plan_for(contract, domain, jurisdictions, limits)
-    found = [
-        _remarks(frame.filter(refusal.holds), refusal.field, refusal.rule, refusal.reason.value, refusal.detail)
-        for refusal in plan.refusals
-    ]
-    judged = frame.with_columns(plan.seen).with_columns(plan.judged[:2])
-    for f in contract.measures:
-        bad = judged.filter(pl.col("failed") & failed_bit(contract, f.name) != 0)
-        finite = pl.col(f.name).is_finite()
+    found = [pl.DataFrame(schema=REMARK_SCHEMA)]
+    holds = frame.select(refusal.holds.alias(str(number)) for number, refusal in enumerate(plan.refusals))
+    for refusal, which in zip(plan.refusals, holds, strict=True):
+        if which.any():
+            found.append(_remarks(frame.filter(which), refusal.field, refusal.rule, refusal.reason, refusal.detail))
+    judged = frame.with_columns(plan.seen).with_columns(plan.judged[1])
+    failed = judged["failed"]
+    for f in contract.measures if (failed != 0).any() else ():
+        bad = judged.filter(failed & failed_bit(contract, f.name) != 0)
+        finite = bad[f.name].is_finite()
         outside = f"{f.name} is not within {f.minimum:g} and {f.maximum:g}"
         found.append(_remarks(bad.filter(finite), f.name, Rule.RANGE, None, outside))
         found.append(_remarks(bad.filter(~finite), f.name, Rule.NOT_A_NUMBER, None, f"{f.name} is not finite"))
     return pl.concat(found)
 
 
-def _remarks(rows: pl.DataFrame, field: str, rule: Rule, reason: str | None, detail: str) -> pl.DataFrame:
-    said = (("field", field), ("rule", rule.value), ("reason", reason), ("detail", detail))
+def _remarks(rows: pl.DataFrame, field: str, rule: Rule, reason: Reason | None, detail: str) -> pl.DataFrame:
+    said = (("field", field), ("rule", rule.value), ("reason", reason and reason.value), ("detail", detail))
     return rows.select("row", *(pl.lit(text, pl.String).alias(name) for name, text in said))
 
 

@@ -49,41 +49,38 @@ def check(contract: Contract, raw: Mapping[str, Any], now_ms: int, silent: Colle
     `now_ms`, milliseconds since 1970, stands in for instants. `silent`: fields of whose absence nothing need be said.
     """
     plan = _plan(contract)
-    value: dict[str, Any] = {}
+    value = dict(plan.defaults)
     problems: list[Problem] = []
     stand_ins: list[str] = []
-    for name, default, required, take in plan.fields:
-        given = raw.get(name)
-        if given is None:
-            if not required:
-                # Null where an enum belongs cannot be encoded; a field left out has its default.
-                if default is not None and name in raw:
-                    problems.append(_null(contract.field(name)))
-                    stand_ins.append(name)
-                value[name] = default
-                continue
-            if name not in silent:
-                problems.append(_missing(contract.field(name), name in raw))
-        else:
-            taken = given if isinstance(given, Problem) else take(given)
-            if not isinstance(taken, Problem):
-                value[name] = taken
-                if isinstance(taken, str) and (taken[:1].isspace() or taken[-1:].isspace()):
-                    problems += _spaces(contract.field(name))
-                continue
-            problems.append(taken)
-            if taken.warning:
-                value[name] = default
-                continue
-        stand_ins.append(name)
-        value[name] = stand_in(contract.field(name), now_ms)
     key = None
-    if len(raw) != sum(name in raw for name in plan.names):
-        for name in raw:
-            if name == KEY and isinstance(raw[name], str):
-                key = raw[name]
-            elif name not in plan.names:
+    for name, given in raw.items():
+        take = plan.takers.get(name)
+        if take is None:
+            if name == KEY and isinstance(given, str):
+                key = given
+            else:
                 problems.append(unknown(contract, name))
+            continue
+        if given is None:
+            if name not in plan.nullable:
+                problems.append(_null(contract.field(name)))
+                stand_ins.append(name)
+            continue
+        taken = given if isinstance(given, Problem) else take(given)
+        if not isinstance(taken, Problem):
+            value[name] = taken
+            if isinstance(taken, str) and (taken[:1].isspace() or taken[-1:].isspace()):
+                problems += _spaces(contract.field(name))
+            continue
+        problems.append(taken)
+        # What only a warning is said of is read as if it had been left out.
+        stand_ins += [] if taken.warning else [name]
+    for name in plan.required:
+        if name not in value:
+            if name not in raw and name not in silent:
+                problems.append(_missing(contract.field(name)))
+            stand_ins.append(name)
+            value[name] = stand_in(contract.field(name), now_ms)
     return Checked(value, frozenset(stand_ins), tuple(problems), key)
 
 
@@ -113,20 +110,22 @@ def stand_in(field: Field, now_ms: int) -> Any:
 
 @dataclass(frozen=True)
 class _Plan:
-    """For each field its name, what stands for it where it is left out, whether it must not be, and how its values are
-    taken."""
+    """How the values of each field are taken, what those are that may be left out, and which may not be."""
 
-    fields: tuple[tuple[str, Any, bool, Callable[[Any], Taken]], ...]
-    names: frozenset[str]
+    takers: Mapping[str, Callable[[Any], Taken]]
+    defaults: Mapping[str, Any]
+    nullable: frozenset[str]
+    required: tuple[str, ...]
 
 
 @cache
 def _plan(contract: Contract) -> _Plan:
-    fields = tuple(
-        (f.name, f.symbols[0] if f.symbols else None, not f.nullable and not f.symbols, _taker(f))
-        for f in contract.fields
+    return _Plan(
+        takers={f.name: _taker(f) for f in contract.fields},
+        defaults={f.name: f.symbols[0] if f.symbols else None for f in contract.fields if f.nullable or f.symbols},
+        nullable=frozenset(f.name for f in contract.fields if f.nullable),
+        required=tuple(f.name for f in contract.fields if not f.nullable and not f.symbols),
     )
-    return _Plan(fields, frozenset(f.name for f in contract.fields))
 
 
 def _taker(field: Field) -> Callable[[Any], Taken]:
@@ -143,19 +142,22 @@ def _taker(field: Field) -> Callable[[Any], Taken]:
     return lambda value: _text(field, value)
 
 
-def _missing(field: Field, given: bool) -> Problem:
-    found = "null, and a value is required" if given else "not there, and it is required"
-    if field.dtype == INSTANT:
-        mend = EXPECTED
-    elif field.name == "jurisdiction_id":
-        mend = "write the authority's SIREN, nine digits, as text"
-    else:
-        mend = f"give it: {field.summary}"
-    return Problem(field.name, Rule.MISSING, found, mend)
+def _missing(field: Field) -> Problem:
+    return Problem(field.name, Rule.MISSING, "not there, and it is required", _give(field))
 
 
 def _null(field: Field) -> Problem:
-    return Problem(field.name, Rule.MISSING, "null", f"leave the field out, or write {field.symbols[0]}")
+    if field.symbols:
+        return Problem(field.name, Rule.MISSING, "null", f"leave the field out, or write {field.symbols[0]}")
+    return Problem(field.name, Rule.MISSING, "null, and a value is required", _give(field))
+
+
+def _give(field: Field) -> str:
+    if field.dtype == INSTANT:
+        return EXPECTED
+    if field.name == "jurisdiction_id":
+        return "write the authority's SIREN, nine digits, as text"
+    return f"give it: {field.summary}"
 
 
 def _wrong(field: Field, found: str, mend: str) -> Problem:

@@ -43,8 +43,8 @@ class _File(click.Path):
         super().__init__(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        return None if str(found) == "-" else Path(found)
+        found = Path(str(super().convert(value, param, ctx)))
+        return None if str(found) == "-" else found
 
 
 class _Name(click.ParamType):

@@ -171,6 +171,6 @@ def _values(contract: Contract, value: Any, logical: Mapping[str, str | None]) -
             found[field.name] = foreign_symbol(field, given, warning=True)
         elif kind is not None and kind.startswith("local-timestamp"):
             found[field.name] = Problem(field.name, Rule.TIME_ZONE, f"{kind}, a time without a zone", EXPECTED)
-        elif kind in _PER_MS and isinstance(given, int):
+        elif kind is not None and kind in _PER_MS and isinstance(given, int):
             found[field.name] = given // _PER_MS[kind]
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, BinaryIO, Final
 
 from schemas.problems import Problem, Rule, shape
@@ -45,7 +46,7 @@ def read(stream: BinaryIO, most_bytes: int) -> Iterator[Line]:
 
 def _object(text: str) -> tuple[dict[str, Any] | None, tuple[Problem, ...]]:
     try:
-        found = json.loads(text, object_pairs_hook=_pairs)
+        found = _decoder().decode(text)
     except json.JSONDecodeError as error:
         mend = _ONE_A_LINE if error.msg == "Extra data" else "mend it there; a JSON encoder writes lines that are right"
         return None, (Problem(None, Rule.JSON, f"not JSON at column {error.colno}: {error.msg}", mend),)
@@ -56,6 +57,11 @@ def _object(text: str) -> tuple[dict[str, Any] | None, tuple[Problem, ...]]:
     if not isinstance(found, dict):
         return None, (Problem(None, Rule.JSON, f"{shape(found)}, and an object is expected", _ONE_A_LINE),)
     return found, ()
+
+
+@cache
+def _decoder() -> json.JSONDecoder:
+    return json.JSONDecoder(object_pairs_hook=_pairs)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

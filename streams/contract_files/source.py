@@ -111,7 +111,7 @@ def _source(
 ) -> Source:
     name = "standard input" if path is None else path.name
     chosen = form or _format(path, first)
-    foreign = next((words for magic, *words in _FOREIGN if first.startswith(magic)), None)
+    foreign = next(((is_, mend) for magic, is_, mend in _FOREIGN if first.startswith(magic)), None)
     if foreign is not None and chosen != "avro":
         problem = Problem(None, Rule.ENCODING, *foreign)
         found = contract or contract_of(DOMAINS[0])
