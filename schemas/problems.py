@@ -84,6 +84,8 @@ _SHORT: Final = 7
 _NUMBER_LIKE: Final = re.compile(r"[+-]?[0-9][0-9 .,\u00a0\u202f]*(?:[eE][+-]?[0-9]+)? ?%?")
 #: A name of a field as programs make them. What is not one may be a line of data taken for a header.
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_ENORMOUS: Final = 10**300
+_NOT_FINITE: Final = "a value that is not finite"
 _CLASSES: Final = (
     ("letters", str.isalpha),
     ("digits", str.isdigit),
@@ -105,20 +107,17 @@ def shown(value: Any) -> str:
 
 
 def _number(value: int | float) -> str:
+    # An integer can be too large for a floating-point number, and takes as long to become text as it is long.
+    if abs(value) >= _ENORMOUS:
+        return "an enormous number" if isinstance(value, int) or math.isfinite(value) else _NOT_FINITE
     if not math.isfinite(value):
-        return "a value that is not finite"
+        return _NOT_FINITE
     text = f"{value:.7g}"
     if len(text.lstrip("-")) <= _SHORT and float(text) == value:
         return text
-    # Turning an enormous integer into text takes as long as it is long.
-    size = abs(value)
-    if size >= 1e300:
-        return "an enormous number"
-    digits = len(str(int(size)))
-    whole = "whole number" if isinstance(value, int) else "number"
-    return f"a {whole} of {digits} digit{'s' if digits > 1 else ''}" + (
-        "" if isinstance(value, int) else " before the point"
-    )
+    digits = len(str(int(abs(value))))
+    counted = f"{digits} digit{'s' if digits > 1 else ''}"
+    return f"a whole number of {counted}" if isinstance(value, int) else f"a number of {counted} before the point"
 
 
 def shape(value: Any) -> str:

@@ -26,7 +26,7 @@ from streams.clock import WallClock
 from streams.contract_files import catalogue, pages, samples, source
 from streams.contract_files.checking import Account, Told, checked, is_good
 from streams.contract_files.judge import Bench
-from streams.contract_files.publishing import UnconfirmedError, kept, send
+from streams.contract_files.publishing import Kept, UnconfirmedError, kept, send
 from streams.contract_files.source import FORMATS, Format, Source, UnclearError
 from streams.intake import limits
 from streams.interrupt import undisturbed
@@ -284,7 +284,7 @@ def _sum_up(found: Source, bench: Bench, account: Account) -> None:
         say(line)
 
 
-def _publish(records: Any, topic: str, configured: Settings, rate: float | None, unit: str) -> None:
+def _publish(records: Kept, topic: str, configured: Settings, rate: float | None, unit: str) -> None:
     there = setup.kafka(configured, say)
     if topic not in there:
         raise SetupError(f"Kafka at {configured.kafka_bootstrap} has no topic {topic}: run `vigie init` first")

@@ -115,14 +115,17 @@ def summary(found: Source, account: Account, *, located: bool, forgot: bool) -> 
     elif account.untold_errors or account.untold_warnings:
         yield f"not told: {account.untold_errors:,} more errors and {account.untold_warnings:,} more warnings"
     warned = f", {account.accepted_with_warnings:,} of them with warnings" if account.accepted_with_warnings else ""
-    yield (
-        f"{found.name}: {account.records:,} records of {found.contract.name}: "
-        f"{account.accepted:,} good{warned}, {account.refused:,} refused"
-    )
+    if account.records:
+        yield (
+            f"{found.name}: {account.records:,} records of {found.contract.name}: "
+            f"{account.accepted:,} good{warned}, {account.refused:,} refused"
+        )
+    else:
+        yield f"{found.name}: no record"
     for what, counts in (("errors", account.errors), ("warnings", account.warnings)):
         if counts:
             yield f"{what}: {_counted(counts)}"
-    if not located:
+    if not located and account.records:
         yield "authority and area were not judged: no territory is configured (VIGIE_TERRITORIES)"
     if forgot:
         yield "the file is so long that events that are the same were looked for among its last millions only"

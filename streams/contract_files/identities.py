@@ -25,6 +25,11 @@ class Identities:
         self._runs: list[tuple[Hashes, Lines]] = []
         self.forgot = False
 
+    @property
+    def size(self) -> int:
+        """How many are remembered."""
+        return sum(len(known) for known, _ in self._runs)
+
     def first_lines(self, hashes: Hashes, lines: Lines) -> Lines:
         """The line on which each event was met before, 0 for none. Those that are new are remembered."""
         unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
@@ -47,6 +52,6 @@ class Identities:
             both = np.concatenate((before[0], last[0]))
             order = np.argsort(both, kind="stable")
             runs.append((both[order], np.concatenate((before[1], last[1]))[order]))
-        while sum(len(known) for known, _ in runs) > self._most and len(runs) > 1:
+        while self.size > self._most and len(runs) > 1:
             del runs[0]
             self.forgot = True

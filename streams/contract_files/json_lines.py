@@ -35,7 +35,7 @@ def read(stream: BinaryIO, most_bytes: int) -> Iterator[Line]:
             yield blank(number)
             continue
         text, problems = decoded(line)
-        if (not begun and text.strip()[0] == "[") or text.strip() == "{":
+        if (not begun and text.lstrip(" \t").startswith("[")) or text.strip(" \t") == "{":
             found = "a JSON document that is not JSON Lines: nothing after this line was read"
             yield Line(number, problems=(*marked, Problem(None, Rule.JSON, found, _ONE_A_LINE)))
             return

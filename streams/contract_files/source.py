@@ -36,6 +36,8 @@ _FOREIGN: Final[tuple[tuple[bytes, str, str], ...]] = (
     (b"\xfe\xff", "text in UTF-16", "save it as UTF-8"),
     (b"PAR1", "a Parquet file", "write it as JSON Lines, CSV or Avro"),
 )
+#: Lines looked at for one that tells its contract.
+_LOOKED_AT: Final = 100
 #: A line may take so many times what a record may: names and signs around the values, and escapes in texts.
 _LINE: Final = 8
 
@@ -83,49 +85,75 @@ def opened(path: Path | None, form: Format | None, contract: Contract | None, mo
     Raises UnclearError when `form` or `contract` is not given and cannot be guessed, and OSError.
     """
     with ExitStack() as stack:
-        given = cast(BinaryIO, sys.stdin.buffer) if path is None else stack.enter_context(path.open("rb"))
+        given: Any = sys.stdin.buffer if path is None else stack.enter_context(path.open("rb"))
         # No file is read twice: standard input cannot be.
-        first = given.readline(most_bytes)
-        stream = cast(BinaryIO, io.BufferedReader(_Again(first, given), 262_144))
-        yield _source(path, form, contract, first, stream, most_bytes)
+        head = given.readline(most_bytes)
+        chosen = form or _format(path, head)
+        if contract is None and chosen != "avro":
+            contract, head = _guessed(chosen, head, given, most_bytes)
+        stream = cast(BinaryIO, io.BufferedReader(_Again(head, given), 262_144))
+        yield _source("standard input" if path is None else path.name, chosen, contract, head, stream, most_bytes)
 
 
 class _Again(io.RawIOBase):
     """A stream of which the beginning has been read, from its beginning."""
 
-    def __init__(self, first: bytes, rest: BinaryIO) -> None:
-        self._first, self._rest = first, rest
+    def __init__(self, head: bytes, rest: io.BufferedIOBase) -> None:
+        self._head, self._rest = head, rest
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, into: Any) -> int:
-        found = self._first[: len(into)] or self._rest.read(len(into))
-        self._first = self._first[len(into) :]
+        found = self._head[: len(into)] or self._rest.read1(len(into))
+        self._head = self._head[len(into) :]
         into[: len(found)] = found
         return len(found)
 
 
+def _guessed(form: Format, first: bytes, given: io.BufferedIOBase, most_bytes: int) -> tuple[Contract, bytes]:
+    """The contract that one of the first lines tells, and all that was read to find it. Raises UnclearError."""
+    head, line = first, first.removeprefix(BYTE_ORDER_MARK)
+    for _ in range(_LOOKED_AT):
+        if form == "hex":
+            found = _by_fingerprint(hexadecimal.payload_of(line))
+        else:
+            found = _by_fields(json_lines.fields(line) if form == "jsonl" else csv_lines.fields(line))
+        if found is not None:
+            return found, head
+        if not head.strip() or _foreign(head) or (form == "csv" and line.strip()):
+            break
+        line = given.readline(most_bytes)
+        head += line
+    if not head.strip() or _foreign(head) or first.strip() == b"{" or first.lstrip()[:1] == b"[":
+        # No record of it will be read, whichever it is.
+        return contract_of(DOMAINS[0]), head
+    raise UnclearError(_WHICH)
+
+
+def _foreign(head: bytes) -> Problem | None:
+    """The file is something else than text, by its first bytes."""
+    found = next(((what, mend) for magic, what, mend in _FOREIGN if head.startswith(magic)), None)
+    return Problem(None, Rule.ENCODING, *found) if found else None
+
+
 def _source(
-    path: Path | None, form: Format | None, contract: Contract | None, first: bytes, stream: BinaryIO, most_bytes: int
+    name: str, form: Format, contract: Contract | None, head: bytes, stream: BinaryIO, most_bytes: int
 ) -> Source:
-    name = "standard input" if path is None else path.name
-    chosen = form or _format(path, first)
-    foreign = next(((is_, mend) for magic, is_, mend in _FOREIGN if first.startswith(magic)), None)
-    if foreign is not None and chosen != "avro":
-        problem = Problem(None, Rule.ENCODING, *foreign)
-        found = contract or contract_of(DOMAINS[0])
-        return Source(name, chosen, found, domain_of(found), iter([Line(1, problems=(problem,))]))
-    if chosen == "avro":
+    if form == "avro":
         return _avro(name, contract, stream)
+    assert contract is not None
     longest = most_bytes * _LINE
-    if chosen == "hex":
-        found = contract or _by_fingerprint(hexadecimal.payload_of(first))
-        return Source(name, chosen, found, domain_of(found), hexadecimal.read(stream, longest))
-    fields = json_lines.fields if chosen == "jsonl" else csv_lines.fields
-    found = contract or _by_fields(fields(first))
-    lines = json_lines.read(stream, longest) if chosen == "jsonl" else csv_lines.read(stream, found, longest)
-    return Source(name, chosen, found, domain_of(found), lines)
+    foreign = _foreign(head)
+    if foreign is not None:
+        lines = iter((Line(1, problems=(foreign,)),))
+    elif form == "hex":
+        lines = hexadecimal.read(stream, longest)
+    elif form == "jsonl":
+        lines = json_lines.read(stream, longest)
+    else:
+        lines = csv_lines.read(stream, contract, longest)
+    return Source(name, form, contract, domain_of(contract), lines)
 
 
 def _avro(name: str, contract: Contract | None, stream: BinaryIO) -> Source:
@@ -137,6 +165,8 @@ def _avro(name: str, contract: Contract | None, stream: BinaryIO) -> Source:
         return Source(name, "avro", found, domain_of(found), iter([Line(1, problems=(problem,))]))
     by_name = next((contract_of(d) for d in DOMAINS if contract_of(d).name == head.name), None)
     found = contract or by_name or _by_fields(head.fields)
+    if found is None:
+        raise UnclearError(_WHICH)
     return Source(name, "avro", found, domain_of(found), avro_file.read(stream, found, head))
 
 
@@ -150,23 +180,21 @@ def _format(path: Path | None, first: bytes) -> Format:
     raise UnclearError(f"neither name nor content tells the format: add --format {'|'.join(FORMATS)}")
 
 
-def _by_fields(names: Sequence[str]) -> Contract:
+def _by_fields(names: Sequence[str]) -> Contract | None:
     """The contract that has the most of these fields, those that all have apart."""
     own = {domain: {f.name for f in contract_of(domain).fields}.difference(HEAD) for domain in DOMAINS}
     counts = {domain: len(own[domain].intersection(names)) for domain in DOMAINS}
     best = max(DOMAINS, key=lambda domain: counts[domain])
     if not counts[best] or list(counts.values()).count(counts[best]) > 1:
-        raise UnclearError(_WHICH)
+        return None
     return contract_of(best)
 
 
-def _by_fingerprint(payload: bytes) -> Contract:
-    for domain in DOMAINS:
-        if payload.startswith(single_object_prefix(contract_of(domain).schema)):
-            return contract_of(domain)
-    raise UnclearError(_WHICH)
+def _by_fingerprint(payload: bytes) -> Contract | None:
+    known = (contract_of(domain) for domain in DOMAINS)
+    return next((each for each in known if payload.startswith(single_object_prefix(each.schema))), None)
 
 
 _WHICH: Final = (
-    f"the first record does not tell its contract: add --contract {'|'.join(contract_of(d).name for d in DOMAINS)}"
+    f"the first records do not tell their contract: add --contract {'|'.join(contract_of(d).name for d in DOMAINS)}"
 )
