@@ -25,7 +25,7 @@ from streams.cli.errors import Failure, say, settings, told
 from streams.clock import WallClock
 from streams.contract_files import catalogue, pages, samples, source
 from streams.contract_files.checking import Account, Told, checked, is_good
-from streams.contract_files.judge import Bench
+from streams.contract_files.judge import Basis
 from streams.contract_files.publishing import Kept, UnconfirmedError, kept, send
 from streams.contract_files.source import FORMATS, Format, Source, UnclearError
 from streams.intake import limits
@@ -135,8 +135,8 @@ def sample(wanted: Contract, count: int, form: Format, seed: int) -> None:
                 "no territory is configured (VIGIE_TERRITORIES)"
             )
         domain = source.domain_of(wanted)
-        bench = Bench(wanted, domain, limits(configured), own_writers(wanted))
-        records = samples.samples(domain, count, seed, WallClock().now_ms(), bench, place)
+        basis = Basis(wanted, domain, limits(configured), own_writers(wanted))
+        records = samples.samples(domain, count, seed, WallClock().now_ms(), basis, place)
         samples.write(wanted, records, form, out)
         out.flush()
 
@@ -159,11 +159,11 @@ def validate(
     account = Account(strict, max_problems)
     with told():
         configured = settings()
-        with _opened(file, form, chosen, configured) as (found, bench):
+        with _opened(file, form, chosen, configured) as (found, basis):
             with Progress(file) as progress:
-                for part in checked(found, bench, account, WallClock().now_ms, _teller(found, as_json, progress)):
+                for part in checked(found, basis, account, WallClock().now_ms, _teller(found, as_json, progress)):
                     progress.judged(part)
-            _sum_up(found, bench, account)
+            _sum_up(found, basis, account)
         if not account.is_good:
             raise click.exceptions.Exit(1)
 
@@ -197,14 +197,14 @@ def publish(
     account = Account(strict, max_problems)
     with told():
         configured = settings()
-        with kept() as records, _opened(file, form, chosen, configured) as (found, bench):
+        with kept() as records, _opened(file, form, chosen, configured) as (found, basis):
             with Progress(file) as progress:
-                for part in checked(found, bench, account, WallClock().now_ms, _teller(found, False, progress)):
+                for part in checked(found, basis, account, WallClock().now_ms, _teller(found, False, progress)):
                     progress.judged(part)
                     for line in part:
                         if is_good(line, strict) and line.number >= from_line:
                             records.add(line)
-            _sum_up(found, bench, account)
+            _sum_up(found, basis, account)
             if not account.is_good and (not skip_errors or account.stopped):
                 raise Failure("nothing was published: mend the file" + _hint(account, skip_errors))
             topic = RAW_TOPICS[found.domain]
@@ -247,7 +247,7 @@ class _Resolving:
 @contextmanager
 def _opened(
     file: Path | None, form: Format | None, chosen: Contract | None, configured: Settings
-) -> Iterator[tuple[Source, Bench]]:
+) -> Iterator[tuple[Source, Basis]]:
     allowed = limits(configured)
     try:
         with source.opened(file, form, chosen, allowed.max_record_bytes) as found:
@@ -256,7 +256,7 @@ def _opened(
             except ValueError as error:
                 raise SetupError(f"VIGIE_OLDER_SCHEMAS: {error}") from error
             writers = _Resolving(known, found.contract)
-            yield found, Bench(found.contract, found.domain, allowed, writers, _locator(configured), found.unit)
+            yield found, Basis(found.contract, found.domain, allowed, writers, _locator(configured), found.unit)
     except UnclearError as error:
         raise click.UsageError(str(error)) from None
 
@@ -278,9 +278,9 @@ def _teller(found: Source, as_json: bool, progress: Progress) -> Any:
     return tell
 
 
-def _sum_up(found: Source, bench: Bench, account: Account) -> None:
+def _sum_up(found: Source, basis: Basis, account: Account) -> None:
     sys.stdout.flush()
-    for line in summary(found, account, located=bench.locator is not None, forgot=bench.seen.forgot):
+    for line in summary(found, account, located=basis.locator is not None, forgot=basis.seen.forgot):
         say(line)
 
 

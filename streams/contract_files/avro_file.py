@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
@@ -41,7 +43,7 @@ _WRITE_ANEW: Final = "the file is damaged or was cut short: write or copy it ane
 #: What the library raises on bytes that are not what the schema says, and on codecs that it lacks.
 _BAD: Final = (
     EOFError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error, StopIteration,
-    OSError, AttributeError, RecursionError,
+    OSError, AttributeError, RecursionError, zlib.error, lzma.LZMAError,
 )  # fmt: skip
 _PER_MS: Final[Mapping[str, int]] = {"timestamp-millis": 1, "timestamp-micros": 1_000, "timestamp-nanos": 1_000_000}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from schemas.problems import Problem, Rule
-from streams.contract_files.judge import Bench, judge
+from streams.contract_files.judge import Basis, judge
 from streams.contract_files.lines import Judged, Line
 from streams.contract_files.source import Source
 
@@ -17,12 +17,12 @@ _TOGETHER: Final = 4_096
 _TOGETHER_BYTES: Final = 8_388_608
 
 
-def judged(source: Source, bench: Bench, now_ms: Callable[[], int]) -> Iterator[list[Judged]]:
+def judged(source: Source, basis: Basis, now_ms: Callable[[], int]) -> Iterator[list[Judged]]:
     """The lines of a file, judged, in parts. A file without a record says so at its end."""
     records = number = 0
     wrong = False
     for part in _parts(source.lines):
-        found = judge(part, bench, now_ms())
+        found = judge(part, basis, now_ms())
         records += sum(line.is_record for line in found)
         wrong = wrong or any(not p.warning for line in found for p in line.problems)
         number = part[-1].number
@@ -127,10 +127,10 @@ def is_good(line: Judged, strict: bool) -> bool:
 
 
 def checked(
-    source: Source, bench: Bench, account: Account, now_ms: Callable[[], int], tell: Callable[[Told], None]
+    source: Source, basis: Basis, account: Account, now_ms: Callable[[], int], tell: Callable[[Told], None]
 ) -> Iterator[list[Judged]]:
     """Judge a file, tell its problems as they are found, and hold the account. Stops when there are errors enough."""
-    for part in judged(source, bench, now_ms):
+    for part in judged(source, basis, now_ms):
         for told in account.take(part):
             tell(told)
         yield part

@@ -66,6 +66,8 @@ def refused(contract: Contract, others: Iterator[Contract], payload: bytes, reas
             return Problem(None, Rule.AVRO, "JSON as text", f"encode it in Avro, after {mark} and the fingerprint")
         found = f"no framing: the first bytes are not {mark}"
         return Problem(None, Rule.AVRO, found, f"begin with {single_object_prefix(contract.schema).hex(' ')}")
+    if prefix != single_object_prefix(contract.schema):
+        return Problem(None, Rule.AVRO, "a body that is not what the schema it names says", "write it by that schema")
     return _bad_body(contract, payload[len(prefix) :])
 
 

@@ -36,7 +36,7 @@ _IMPLIED: Final = {
 
 
 @dataclass(frozen=True)
-class Bench:
+class Basis:
     """By what lines are judged. Without a locator neither authority nor area is known, and neither is judged."""
 
     contract: Contract
@@ -69,7 +69,7 @@ class _Case:
         return self.line.condemned or any(not problem.warning for problem in self.judged.problems)
 
 
-def judge(lines: Sequence[Line], bench: Bench, now_ms: int) -> list[Judged]:
+def judge(lines: Sequence[Line], basis: Basis, now_ms: int) -> list[Judged]:
     """Judge consecutive lines of one file. `now_ms`, milliseconds since 1970, is taken for the broker's time."""
     cases = [
         _Case(line, Judged(line.number, line.is_record, list(line.problems), size_bytes=line.size_bytes))
@@ -77,10 +77,10 @@ def judge(lines: Sequence[Line], bench: Bench, now_ms: int) -> list[Judged]:
     ]
     to_judge = [case for case in cases if case.line.raw is not None or case.line.payload is not None]
     for case in to_judge:
-        _encode(case, bench.contract, now_ms)
+        _encode(case, basis.contract, now_ms)
     if to_judge:
-        _through_the_stages(to_judge, bench, now_ms)
-    place = {f.name: number for number, f in enumerate(bench.contract.fields)}
+        _through_the_stages(to_judge, basis, now_ms)
+    place = {f.name: number for number, f in enumerate(basis.contract.fields)}
     for case in to_judge:
         if case.is_refused:
             case.judged.payload = case.judged.key = None
@@ -100,19 +100,19 @@ def _encode(case: _Case, contract: Contract, now_ms: int) -> None:
     case.judged.payload = encode(contract, case.checked.value)
 
 
-def _through_the_stages(cases: Sequence[_Case], bench: Bench, now_ms: int) -> None:
+def _through_the_stages(cases: Sequence[_Case], basis: Basis, now_ms: int) -> None:
     payloads = [case.judged.payload for case in cases]
-    decoded = decode_values(bench.contract, payloads, bench.writers, bench.limits.max_record_bytes)
+    decoded = decode_values(basis.contract, payloads, basis.writers, basis.limits.max_record_bytes)
     large: list[int] = []
     for row, _, reason, detail in decoded.rejects.iter_rows():
-        cases[row].say(_refused_by_codec(bench.contract, payloads[row] or b"", reason, detail))
+        cases[row].say(_refused_by_codec(basis.contract, payloads[row] or b"", reason, detail))
         large += [row] if reason == Reason.TOO_LARGE else []
     frame = _with_position(decoded.frame, now_ms)
-    _validate(frame, cases, bench)
+    _validate(frame, cases, basis)
     if large:
         # What is too large for the codec can have more wrong with it.
-        rest = decode_values(bench.contract, [payloads[row] for row in large], bench.writers, _UNLIMITED).frame
-        _say_remarks(_with_position(rest, now_ms), [cases[row] for row in large], bench)
+        rest = decode_values(basis.contract, [payloads[row] for row in large], basis.writers, _UNLIMITED).frame
+        _say_remarks(_with_position(rest, now_ms), [cases[row] for row in large], basis)
 
 
 def _refused_by_codec(contract: Contract, payload: bytes, reason: str, detail: str) -> Problem:
@@ -126,35 +126,35 @@ def _with_position(frame: pl.DataFrame, now_ms: int) -> pl.DataFrame:
     )
 
 
-def _validate(frame: pl.DataFrame, cases: Sequence[_Case], bench: Bench) -> None:
+def _validate(frame: pl.DataFrame, cases: Sequence[_Case], basis: Basis) -> None:
     plain = frame.select(
         pl.col(INSTANT).cast(pl.Int64), *(name for name in frame.columns if frame[name].dtype != INSTANT)
     )
     for value in plain.iter_rows(named=True):
         cases[value["row"]].value = value
-    _say_remarks(frame, cases, bench)
-    jurisdictions = bench.locator.jurisdictions if bench.locator else None
-    events, refused = validate(frame, bench.contract, bench.domain, jurisdictions, bench.limits.clock)
+    _say_remarks(frame, cases, basis)
+    jurisdictions = basis.locator.jurisdictions if basis.locator else None
+    events, refused = validate(frame, basis.contract, basis.domain, jurisdictions, basis.limits.clock)
     for case in (cases[row] for row in plain["row"]):
         if not (case.stands_in("longitude") or case.stands_in("latitude")):
             case.say(words.no_position(case.value))
         _key(case)
-    if bench.locator is None:
+    if basis.locator is None:
         for case in (cases[row] for row in plain["row"]):
             case.say(words.in_metres(case.value) or _swapped(case.value))
     else:
-        events = _locate(frame, events, cases, bench.locator, bench.domain)
+        events = _locate(frame, events, cases, basis.locator, basis.domain)
     for row, _, reason, detail in refused.iter_rows():
         _refused_anyway(cases[row], reason, detail)
-    _duplicates(events, cases, bench)
+    _duplicates(events, cases, basis)
 
 
-def _say_remarks(frame: pl.DataFrame, cases: Sequence[_Case], bench: Bench) -> None:
+def _say_remarks(frame: pl.DataFrame, cases: Sequence[_Case], basis: Basis) -> None:
     """Say all that `validate` has against these rows."""
-    jurisdictions = bench.locator.jurisdictions if bench.locator else None
-    clock = bench.limits.clock
+    jurisdictions = basis.locator.jurisdictions if basis.locator else None
+    clock = basis.limits.clock
     said: dict[tuple[int, str], Rule] = {}
-    found = remarks(frame, bench.contract, bench.domain, jurisdictions, clock)
+    found = remarks(frame, basis.contract, basis.domain, jurisdictions, clock)
     if found.is_empty():
         return
     values = {row["row"]: row for row in frame.with_columns(pl.col(INSTANT).cast(pl.Int64)).iter_rows(named=True)}
@@ -165,7 +165,7 @@ def _say_remarks(frame: pl.DataFrame, cases: Sequence[_Case], bench: Bench) -> N
             continue
         said[row, name] = rule
         value = values[row][name]
-        case.say(words.told(bench.contract, name, rule, detail, value, clock, warning=reason is None))
+        case.say(words.told(basis.contract, name, rule, detail, value, clock, warning=reason is None))
 
 
 def _key(case: _Case) -> None:
@@ -232,7 +232,7 @@ def _refused_anyway(case: _Case, reason: str, detail: str) -> None:
         case.say(words.refused(reason, detail))
 
 
-def _duplicates(events: pl.DataFrame, cases: Sequence[_Case], bench: Bench) -> None:
+def _duplicates(events: pl.DataFrame, cases: Sequence[_Case], basis: Basis) -> None:
     """Events that would be stored, had they not come before. What is refused is not remembered, here as in a worker."""
     stored = [not cases[row].is_refused for row in events["row"]]
     kept = events.filter(pl.Series(stored, dtype=pl.Boolean))
@@ -240,6 +240,6 @@ def _duplicates(events: pl.DataFrame, cases: Sequence[_Case], bench: Bench) -> N
         return
     hashes = identities(kept).to_numpy()
     numbers = np.array([cases[row].line.number for row in kept["row"]], np.int64)
-    for row, first in zip(kept["row"], bench.seen.first_lines(hashes, numbers), strict=True):
+    for row, first in zip(kept["row"], basis.seen.first_lines(hashes, numbers), strict=True):
         if first:
-            cases[row].say(words.repeated(int(first), bench.unit))
+            cases[row].say(words.repeated(int(first), basis.unit))

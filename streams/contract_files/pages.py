@@ -87,8 +87,8 @@ def _index() -> str:
         _HOW,
         "## What is looked at",
         "`vigie contract validate FILE` names the line, the field and one of these rules, says what is there and how "
-        "to mend it. What is not marked as a warning is refused by every worker: the record goes to the dead letters "
-        "with its reason and is stored nowhere else.",
+        "to mend it. A warning is stored all the same. Anything else either cannot be sent at all or is refused by the "
+        "workers: the record then goes to the dead letters with its reason, and is stored nowhere else.",
         _table(("rule", "what breaks it"), ((f"`{rule.value}`", text) for rule, text in RULES.items())),
     ]
     return "\n\n".join(parts) + "\n"

@@ -19,7 +19,7 @@ from schemas.contracts import Contract, Domain, Field, contract_of, examples
 from schemas.field_rules import INSTANT
 from schemas.framing import encode
 from streams.clock import instant
-from streams.contract_files.judge import Bench, judge
+from streams.contract_files.judge import Basis, judge
 from streams.contract_files.lines import Line
 from streams.contract_files.source import Format
 
@@ -35,16 +35,16 @@ _NEAR: Final = 0.0002
 
 
 def samples(
-    domain: Domain, count: int, seed: int, now_ms: int, bench: Bench, territory: Territory | None
+    domain: Domain, count: int, seed: int, now_ms: int, basis: Basis, territory: Territory | None
 ) -> Iterator[dict[str, Any]]:
     """That many records, the last a minute before `now_ms`, that nothing can be said against.
 
     The same seed gives the same values; times, and identifiers with them, are those of now, so that samples published
-    twice are different events. `bench` judges the examples: only those without a fault are varied.
+    twice are different events. `basis` judges the examples: only those without a fault are varied.
     """
     contract = contract_of(domain)
     chance = random.Random(seed)
-    makers = [_Maker(contract, domain, example, territory) for example in _clean(contract, bench, now_ms)]
+    makers = [_Maker(contract, domain, example, territory) for example in _clean(contract, basis, now_ms)]
     makers = [maker for maker in makers if maker.is_at_home] or makers
     step_ms = max(1, min(_MINUTE_MS, _SPAN_MS // count))
     for number in range(count):
@@ -52,9 +52,9 @@ def samples(
         yield chance.choice(makers).make(number, at_ms, chance)
 
 
-def _clean(contract: Contract, bench: Bench, now_ms: int) -> list[dict[str, Any]]:
+def _clean(contract: Contract, basis: Basis, now_ms: int) -> list[dict[str, Any]]:
     found = [_moved(contract, example["value"], now_ms - _MINUTE_MS) for example in examples(contract.name, "good")]
-    told = judge([Line(number, value) for number, value in enumerate(found, 1)], bench, now_ms)
+    told = judge([Line(number, value) for number, value in enumerate(found, 1)], basis, now_ms)
     measured = [f.name for f in contract.measures]
     return [
         value

@@ -161,8 +161,8 @@ def _avro(name: str, contract: Contract | None, stream: BinaryIO) -> Source:
         head = avro_file.header(stream)
     except avro_file.NoAvroError as error:
         problem = Problem(None, Rule.AVRO, f"it {error}", "write an Avro object container file of records")
-        found = contract or contract_of(DOMAINS[0])
-        return Source(name, "avro", found, domain_of(found), iter([Line(1, problems=(problem,))]))
+        any_will_do = contract or contract_of(DOMAINS[0])
+        return Source(name, "avro", any_will_do, domain_of(any_will_do), iter((Line(1, problems=(problem,)),)))
     by_name = next((contract_of(d) for d in DOMAINS if contract_of(d).name == head.name), None)
     found = contract or by_name or _by_fields(head.fields)
     if found is None:

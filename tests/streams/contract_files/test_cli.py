@@ -15,7 +15,7 @@ from schemas.framing import single_object_prefix
 from streams.cli.contract import contract as command
 from streams.clock import WallClock
 from streams.contract_files.source import FORMATS, Format
-from tests.streams.contract_files.benches import written
+from tests.streams.contract_files.judging import written
 from tests.streams.contract_files.mistakes import (
     avro_file,
     csv_expected,

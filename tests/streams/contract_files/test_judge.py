@@ -22,7 +22,7 @@ from streams.contract_files.judge import judge
 from streams.contract_files.lines import Line
 from streams.contract_files.source import FORMATS, Format
 from tests.processors.test_pipeline import example_bytes
-from tests.streams.contract_files.benches import bench, judged, lines_of, words
+from tests.streams.contract_files.judging import basis, judged, lines_of, words
 from tests.streams.contract_files.mistakes import avro_file, json_file
 from tests.support.batches import HOUR, RECEIVED_MS, Ran, batch, reference
 from tests.support.city import CITY
@@ -57,7 +57,7 @@ def test_examples_are_judged_as_the_pipeline_judges_them(domain: Domain) -> None
     as_bytes = [(one, Line(n, payload=example_bytes(domain, one))) for n, one in enumerate(shown, 1)]
     as_json = [(one, Line(n, one["value"])) for n, one in enumerate(shown, 1) if "value" in one]
     for cases in (as_bytes, as_json):
-        found = judge([line for _, line in cases], bench(domain), RECEIVED_MS)
+        found = judge([line for _, line in cases], basis(domain), RECEIVED_MS)
         for (example, _), line in zip(cases, found, strict=True):
             rules = {problem.rule for problem in line.problems if not problem.warning}
             assert (line.payload is None) == ("reason" in example), example["note"]
@@ -162,7 +162,7 @@ def test_the_verdict_is_the_pipelines(domain: Domain, data: st.DataObject) -> No
     """Of any records, those are good that can be encoded and that the pipeline stores; the others are refused."""
     contract = contract_of(domain)
     values = data.draw(st.lists(mistaken(domain), min_size=1, max_size=12))
-    found = judge([Line(n, value) for n, value in enumerate(values, 1)], bench(domain), RECEIVED_MS)
+    found = judge([Line(n, value) for n, value in enumerate(values, 1)], basis(domain), RECEIVED_MS)
     written = [as_written(contract, value) for value in values]
     payloads = [encode(contract, value) for value in written if value is not None]
     refused = refused_rows(domain, list(payloads)) if payloads else set()
@@ -195,7 +195,7 @@ def test_no_bytes_make_an_exception(form: Format, content: bytes, noise: bytes, 
 def test_the_cut_into_parts_changes_nothing(size: int) -> None:
     """Lines are judged together for speed alone: duplicates included, each is told the same in any company."""
     lines = lines_of(json_file(RECEIVED_MS), "jsonl")
-    on = bench()
+    on = basis()
     parts = [judge(lines[at : at + size], on, RECEIVED_MS) for at in range(0, len(lines), size)]
     assert [line for part in parts for line in part] == judged(json_file(RECEIVED_MS), "jsonl")
 
@@ -203,14 +203,14 @@ def test_the_cut_into_parts_changes_nothing(size: int) -> None:
 def test_what_is_refused_is_not_remembered() -> None:
     """As in a worker: an event that is sent again after its mistake was mended is no duplicate; the third is."""
     bad = {**_good(), "observed_at": 0}
-    found = judge([Line(n, value) for n, value in enumerate([bad, _good(), _good()], 1)], bench(), RECEIVED_MS)
+    found = judge([Line(n, value) for n, value in enumerate([bad, _good(), _good()], 1)], basis(), RECEIVED_MS)
     assert [line.payload is not None for line in found] == [False, True, False]
     assert found[2].problems[0].found == "the same source and event_id as line 2"
 
 
 def test_an_event_beyond_the_workers_memory_is_still_told() -> None:
     """A worker forgets after a chunk and the audit counts; here all of a file is compared."""
-    on = bench(limits=Limits(chunk_records=2))
+    on = basis(limits=Limits(chunk_records=2))
     values = [{**_good(), "event_id": str(n % 7)} for n in range(8)]
     parts = [judge([Line(n, value)], on, RECEIVED_MS) for n, value in enumerate(values, 1)]
     assert [bool(line.problems) for (line,) in parts] == [False] * 7 + [True]
@@ -229,7 +229,7 @@ def _good() -> dict[str, Any]:
 def test_records_too_large_are_judged_all_the_same() -> None:
     """Size comes first and hides nothing: the field that makes it, and what else is wrong."""
     value = {**_good(), "source": "s" * 1_100_000, "jurisdiction_id": "1", "fill_level": 62}
-    found = judge([Line(1, value)], bench(), RECEIVED_MS)
+    found = judge([Line(1, value)], basis(), RECEIVED_MS)
     assert [(p.field, p.rule) for p in found[0].problems] == [
         (None, Rule.TOO_LARGE), ("source", Rule.LENGTH), ("jurisdiction_id", Rule.PATTERN),
         ("fill_level", Rule.PERCENT),

@@ -11,9 +11,9 @@ import pytest
 from processors.pipeline import Limits
 from processors.validate import REMARK_SCHEMA
 from schemas.problems import Problem, Rule
-from streams.contract_files import judge as judging
+from streams.contract_files import judge as judge_module
 from streams.contract_files.source import Format
-from tests.streams.contract_files.benches import bench, judged, triples, words
+from tests.streams.contract_files.judging import basis, judged, triples, words
 from tests.streams.contract_files.mistakes import (
     CSV_MISTAKES,
     JSON_MISTAKES,
@@ -136,13 +136,17 @@ def test_a_truncated_container_says_after_which_record(codec: str) -> None:
         assert told or whole[cut - 16 : cut] == whole[-16:]
 
 
-def test_a_damaged_block_is_told() -> None:
-    """A marker that is not where it should be ends the reading; what was before it is judged."""
-    whole = bytearray(avro_file([value(n, NOW) for n in range(1, 101)], sync_interval=2_000))
-    whole[-1] ^= 0xFF
+@pytest.mark.parametrize("codec", ["null", "deflate", "bzip2", "xz"])
+@pytest.mark.parametrize("place", [-1, -300])
+def test_a_damaged_block_is_told(codec: str, place: int) -> None:
+    """A bit that is not what it was, in a marker or in a block, ends the reading; what was before it is judged."""
+    whole = bytearray(avro_file([value(n, NOW) for n in range(1, 301)], codec=codec, sync_interval=4_000))
+    whole[place] ^= 0x7F
     found = judged(bytes(whole), "avro")
-    assert triples(found) == [(found[-1].number, None, Rule.AVRO)]
-    assert 0 < sum(line.payload is not None for line in found) < 100
+    assert sum(line.payload is not None for line in found) < 300
+    assert triples(found)
+    if codec != "null":
+        assert [rule for _, _, rule in triples(found)] == [Rule.AVRO]
 
 
 def test_a_codec_that_is_not_here_is_named() -> None:
@@ -162,7 +166,7 @@ def test_every_rule_has_an_example_here() -> None:
 
 def test_a_stage_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a stage refuses is refused here, also when nothing knows how to tell why."""
-    monkeypatch.setattr(judging, "remarks", lambda *arguments: pl.DataFrame(schema=REMARK_SCHEMA))
+    monkeypatch.setattr(judge_module, "remarks", lambda *arguments: pl.DataFrame(schema=REMARK_SCHEMA))
     found = judged(values_file([value(1, NOW, event_id=""), value(2, NOW)]), "jsonl")
     assert triples(found) == [(1, None, Rule.REFUSED)]
     assert "event_id is empty" in words(found)
@@ -179,7 +183,7 @@ def test_nothing_that_could_be_somebodys_is_repeated(located: bool) -> None:
     values += [value(50 + n, NOW, **{name: phone}) for n, name in enumerate((*texts, "longitude", "temperature_c"))]
     values += [value(90 + n, NOW, **{name: f"0{phone}"}) for n, name in enumerate(texts)]
     values += [value(120, NOW, longitude=3.141592, latitude=48.271828, asset_id="new")]
-    found = judged(values_file(values), "jsonl", bench(located=located))
+    found = judged(values_file(values), "jsonl", basis(located=located))
     told = words(found)
     assert str(phone) not in told
     assert "3.14" not in told
@@ -194,7 +198,7 @@ def test_nothing_that_could_be_somebodys_is_repeated(located: bool) -> None:
 def test_the_clock_and_size_of_the_installation_are_used() -> None:
     """What one installation allows another may refuse: limits are settings."""
     tight = Limits(max_record_bytes=60)
-    found = judged(values_file([value(1, NOW)]), "jsonl", bench(limits=tight))
+    found = judged(values_file([value(1, NOW)]), "jsonl", basis(limits=tight))
     assert triples(found) == [(1, None, Rule.TOO_LARGE)]
 
 
@@ -205,7 +209,7 @@ def test_without_a_territory_authority_and_area_are_not_judged() -> None:
         value(2, NOW, longitude=770123.4, latitude=6279500.8),
         value(3, NOW, longitude=43.6112, latitude=3.8772),
     ]
-    found = judged(values_file(values), "jsonl", bench(located=False))
+    found = judged(values_file(values), "jsonl", basis(located=False))
     assert triples(found) == [(2, "longitude", Rule.METRES), (3, "longitude", Rule.SWAPPED)]
     assert [line.payload is not None for line in found] == [True, False, True]
 

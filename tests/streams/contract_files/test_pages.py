@@ -18,7 +18,7 @@ from schemas.problems import Rule
 from streams.broker import in_process_broker
 from streams.cli.contract import contract as command
 from streams.contract_files import catalogue, pages
-from tests.streams.contract_files.benches import bench, judged
+from tests.streams.contract_files.judging import basis, judged
 from tests.support.pipeline import ROOT, everything
 
 _FOLDER: Final = ROOT / "docs" / "contracts"
@@ -71,7 +71,7 @@ def test_the_worked_example_is_what_the_encoder_makes(domain: Domain) -> None:
     assert re.fullmatch(pattern, whole)
     assert f"`{example['jurisdiction_id']}|{example['asset_id']}`" in text
     assert [
-        line.problems for line in judged(block(text, "json").replace("\n", "").encode(), "jsonl", bench(domain))
+        line.problems for line in judged(block(text, "json").replace("\n", "").encode(), "jsonl", basis(domain))
     ] == [[]]
 
 

@@ -19,7 +19,7 @@ from streams.contract_files.publishing import Kept, UnconfirmedError, kept, send
 from streams.settings import Settings, load
 from streams.simulation.publish import publish
 from streams.simulation.records import Record
-from tests.streams.contract_files.benches import written
+from tests.streams.contract_files.judging import written
 from tests.streams.contract_files.mistakes import avro_file, value
 from tests.streams.contract_files.test_cli import run, values_file
 from tests.support.city import CITY

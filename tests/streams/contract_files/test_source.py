@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 import pytest
@@ -14,10 +14,11 @@ import pytest
 from schemas.contracts import DOMAINS, Domain, contract_of
 from schemas.framing import encode
 from schemas.problems import Rule
+from streams.contract_files import json_lines
 from streams.contract_files.checking import Account, Told, checked
 from streams.contract_files.identities import Identities
-from streams.contract_files.source import Format, UnclearError, named, opened
-from tests.streams.contract_files.benches import bench, written
+from streams.contract_files.source import Format, Source, UnclearError, named, opened
+from tests.streams.contract_files.judging import basis, written
 from tests.streams.contract_files.mistakes import COLUMNS, VENDOR, avro_file, value, vendor_value
 from tests.support.batches import RECEIVED_MS, event
 
@@ -28,7 +29,7 @@ def rules(file: Path, domain: Domain = "sensor", form: Format | None = None) -> 
     """What is told of a file from its first line to its last."""
     told: list[Told] = []
     with opened(file, form, contract_of(domain), _MOST) as source:
-        for _ in checked(source, bench(domain), Account(), lambda: RECEIVED_MS, told.append):
+        for _ in checked(source, basis(domain), Account(), lambda: RECEIVED_MS, told.append):
             pass
     return [(one.number, one.problem.rule) for one in told]
 
@@ -89,7 +90,7 @@ def test_a_file_that_has_no_record_needs_no_contract(content: bytes, rule: Rule,
     """An export that failed is a problem of the file, not of the command line."""
     told: list[Told] = []
     with opened(written(tmp_path, "a.jsonl", content), None, None, _MOST) as source:
-        for _ in checked(source, bench(), Account(), lambda: RECEIVED_MS, told.append):
+        for _ in checked(source, basis(), Account(), lambda: RECEIVED_MS, told.append):
             pass
     assert rule in [one.problem.rule for one in told]
 
@@ -157,6 +158,35 @@ def test_a_vendors_schema_is_chosen_by_its_name(tmp_path: Path) -> None:
     file = written(tmp_path, "a.avro", avro_file([vendor_value(1, RECEIVED_MS)], VENDOR))
     with opened(file, None, None, _MOST) as source:
         assert source.contract is contract_of("sensor")
+
+
+class Endless(io.RawIOBase):
+    """A file of good lines that never ends, and how much of it was read."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        line = json.dumps(value(self.lines, RECEIVED_MS)).encode() + b"\n"
+        self.lines += 1
+        into[: len(line)] = line
+        return len(line)
+
+
+def test_a_file_without_end_is_judged_as_it_is_read() -> None:
+    """No more of it is in memory than is judged together, so that a file of any length can be."""
+    endless = Endless()
+    lines = json_lines.read(cast(BinaryIO, io.BufferedReader(endless)), _MOST)
+    account = Account()
+    parts = checked(Source("-", "jsonl", contract_of("sensor"), "sensor", lines), basis(), account, lambda: RECEIVED_MS,
+                    lambda told: None)  # fmt: skip
+    for number in range(1, 4):
+        assert len(next(parts)) == 4_096
+        assert endless.lines <= number * 4_096 + 200
+    assert account.accepted == 3 * 4_096
 
 
 # --- which event came before

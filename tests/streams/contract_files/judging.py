@@ -1,4 +1,4 @@
-"""Benches that judge in the small city of the tests, or without any territory."""
+"""Judges by the small city of the tests, or without any territory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schemas.contracts import Domain, contract_of
 from schemas.problems import Rule
 from schemas.writers import own_writers
 from streams.contract_files import avro_file, csv_lines, hexadecimal, json_lines
-from streams.contract_files.judge import Bench, judge
+from streams.contract_files.judge import Basis, judge
 from streams.contract_files.lines import Judged, Line
 from streams.contract_files.source import Format
 from tests.support.batches import RECEIVED_MS
@@ -25,9 +25,9 @@ MOST: Final = 8_388_608
 Triples = list[tuple[int, str | None, Rule]]
 
 
-def bench(domain: Domain = "sensor", *, located: bool = True, limits: Limits | None = None) -> Bench:
+def basis(domain: Domain = "sensor", *, located: bool = True, limits: Limits | None = None) -> Basis:
     contract = contract_of(domain)
-    return Bench(contract, domain, limits or Limits(), own_writers(contract), LOCATOR if located else None)
+    return Basis(contract, domain, limits or Limits(), own_writers(contract), LOCATOR if located else None)
 
 
 def lines_of(content: bytes, form: Format, domain: Domain = "sensor") -> list[Line]:
@@ -44,9 +44,9 @@ def lines_of(content: bytes, form: Format, domain: Domain = "sensor") -> list[Li
             return list(avro_file.read(stream, contract_of(domain), avro_file.header(stream)))
 
 
-def judged(content: bytes, form: Format, on: Bench | None = None, now_ms: int = RECEIVED_MS) -> list[Judged]:
+def judged(content: bytes, form: Format, on: Basis | None = None, now_ms: int = RECEIVED_MS) -> list[Judged]:
     """A file's lines, judged together."""
-    on = on or bench()
+    on = on or basis()
     return judge(lines_of(content, form, on.domain), on, now_ms)
 
 
