@@ -105,7 +105,7 @@ def _header(text: str, contract: Contract) -> Header:
     problems: list[Problem] = []
     if separator != ",":
         sign = {"\t": "a tab"}.get(separator, separator)
-        mend = "it is read all the same; , is what every reader understands"
+        mend = "it is read all the same; every reader understands a comma"
         problems.append(Problem(None, Rule.SEPARATOR, f"{sign} between the columns", mend, warning=True))
     for index, name in enumerate(names):
         if name in names[:index]:
