@@ -63,6 +63,12 @@ class Field:
     pattern: str | None = None
     symbols: tuple[str, ...] = ()
 
+    @property
+    def summary(self) -> str:
+        """The first sentence of its documentation, to go on within another sentence."""
+        first = self.doc.partition(". ")[0].rstrip(".")
+        return first if first[1:2].isupper() else first[:1].lower() + first[1:]
+
 
 @dataclass(frozen=True, eq=False)
 class Contract:

@@ -101,7 +101,7 @@ def writer(contract: Contract, schema: Mapping[str, Any]) -> Writer:
         contract=contract,
         schema=schema,
         # Instants as plain numbers: fastavro cannot make a datetime of the year 12000.
-        parsed=fastavro.parse_schema(_without(("logicalType",), schema)),
+        parsed=fastavro.parse_schema(plain(schema)),
         names={name: frozenset(_symbols(f["type"])) for name, f in fields.items()},
         columns={name: dtype for name, dtype in columns.items() if dtype is not None},
         instants={name: unit for name, f in fields.items() if (unit := _time_unit(f["type"])) is not None},
@@ -180,6 +180,11 @@ def _dtype(kind: Any) -> pl.DataType | None:
         "float": pl.Float32(), "double": pl.Float64(),
     }  # fmt: skip
     return simple.get(name or "")
+
+
+def plain(schema: Mapping[str, Any]) -> Any:
+    """The schema without logical types: what is read by it are numbers."""
+    return _without(("logicalType",), schema)
 
 
 def _without(names: Sequence[str], node: Any) -> Any:

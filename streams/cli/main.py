@@ -15,6 +15,7 @@ _COMMANDS: Final = (
     "alert",
     "audit",
     "check",
+    "contract",
     "dead-letter",
     "demo",
     "gateway",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -30,6 +31,7 @@ def publish(
     stop: Callable[[], bool],
     on_progress: Callable[[int], None],
     client: Mapping[str, Any] | None = None,
+    on_confirmed: Callable[[int], None] | None = None,
 ) -> int:
     """Publish records in their order and wait until the broker has confirmed every one; returns how many.
 
@@ -37,16 +39,18 @@ def publish(
     waiting. Without it, records go out as fast as the broker takes them. When `stop()` turns true, a record already
     drawn is still published, no other is drawn, and what is under way is confirmed: the truth about the records drawn
     is the truth about those published. `client` holds librdkafka settings for brokers that ask who is there.
-    `on_progress` is told now and then, and at the end, how many have been handed over. Raises PublishError when a
-    delivery fails.
+    `on_progress` is told now and then, and at the end, how many have been handed over; `on_confirmed` the number of
+    each record, from 0 in their order, once the broker has it. Raises PublishError when a delivery fails.
 
     Keys are partitioned with murmur2, as Java clients and aiokafka do, so one asset's records meet in one partition.
     """
     failures: list[KafkaError] = []
 
-    def confirmed(error: KafkaError | None, _message: Message) -> None:
+    def confirmed(error: KafkaError | None, _message: Message, number: int = 0) -> None:
         if error is not None:
             failures.append(error)
+        elif on_confirmed is not None:
+            on_confirmed(number)
 
     producer = _producer(bootstrap, client or {})
     sent = 0
@@ -55,7 +59,8 @@ def publish(
             while pace is not None and not stop() and (wait := pace(record.at_ms)) > 0:
                 producer.poll(min(wait, _SLICE_S))
                 _check(failures, bootstrap)
-            _hand_over(producer, record, confirmed, failures, bootstrap)
+            confirmation = confirmed if on_confirmed is None else partial(confirmed, number=sent)
+            _hand_over(producer, record, confirmation, failures, bootstrap)
             sent += 1
             if sent % _EVERY == 0 or pace is not None:
                 producer.poll(0)

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from processors.quality import Quality, failed_bit, usable
-from processors.validate import STAGE, ClockLimits, validate
-from schemas.contracts import DOMAINS, Domain, Field, contract_of
+from processors.validate import REMARK_SCHEMA, STAGE, ClockLimits, remarks, validate
+from schemas.contracts import DOMAINS, Domain, Field, contract_of, examples
 from schemas.rejects import Reason
 from tests.support.batches import DAY, MINUTE, RECEIVED_MS, event, frame
 from tests.support.city import CITY, TOWN
@@ -298,3 +298,59 @@ def test_kind_says_what_sort_of_thing_speaks(domain: Domain, changes: dict[str, 
     """Each domain names its metrics in its own way: sensor type, lamp, what is counted, category of the request."""
     events, _ = judged(event(domain, **changes), domain=domain)
     assert events["kind"].to_list() == [kind]
+
+
+# --- everything there is to say
+
+
+def test_remarks_name_every_rule_that_a_row_breaks() -> None:
+    """For whoever mends a record: not the first refusal alone, and what is stored with a flag beside it."""
+    rows = frame(
+        [
+            event(),
+            event(event_id="", jurisdiction_id="1", observed_at=0, fill_level=62.0, temperature_c=math.nan),
+            event(source="s" * 129, observed_at=RECEIVED_MS + DAY),
+        ]
+    )
+    found = remarks(rows, contract_of("sensor"), "sensor", [CITY], ClockLimits())
+    assert found.schema == REMARK_SCHEMA
+    assert sorted(found.select("row", "field", "rule", "reason").rows(), key=str) == sorted(
+        [
+            (1, "event_id", "empty", "contract"),
+            (1, "jurisdiction_id", "pattern", "contract"),
+            (1, "jurisdiction_id", "jurisdiction", "unknown_jurisdiction"),
+            (1, "observed_at", "past", "quality"),
+            (1, "observed_at", "past", "quality"),
+            (1, "fill_level", "range", None),
+            (1, "temperature_c", "not_a_number", None),
+            (2, "source", "length", "contract"),
+            (2, "observed_at", "future", "future"),
+        ],
+        key=str,
+    )
+
+
+@every_domain
+def test_remarks_agree_with_the_verdict(domain: Domain) -> None:
+    """A row is refused exactly when a remark has a reason, for the first of them; flagged exactly when one has none."""
+    contract = contract_of(domain)
+    blank = {f.name: f.symbols[0] if f.symbols else None for f in contract.fields}
+    shown = [*examples(contract.name, "good"), *examples(contract.name, "bad")]
+    rows = frame([blank | example["value"] for example in shown if "value" in example], domain)
+    events, refused = validate(rows, contract, domain, [CITY], ClockLimits())
+    found = remarks(rows, contract, domain, [CITY], ClockLimits())
+    against = found.filter(pl.col("reason").is_not_null())
+    first = against.unique("row", keep="first", maintain_order=True).sort("row")
+    assert (
+        first.select("row", "reason", "detail").rows() == refused.sort("row").select("row", "reason", "detail").rows()
+    )
+    flagged = found.join(against, on="row", how="anti")["row"].unique().sort().to_list()
+    assert flagged == events.filter(pl.col("failed") != 0)["row"].sort().to_list()
+
+
+def test_any_authority_is_ours_where_none_is_named() -> None:
+    """Who checks a file without a territory is not told that every authority is unknown; a SIREN it must be."""
+    rows = frame([event(jurisdiction_id="123456789"), event(jurisdiction_id="1")])
+    events, refused = validate(rows, contract_of("sensor"), "sensor", None, ClockLimits())
+    assert events["row"].to_list() == [0]
+    assert refused["reason"].to_list() == ["contract"]
