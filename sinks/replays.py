@@ -78,7 +78,7 @@ def run_of(run_id: str, sink: Sink) -> Run | None:
 
 def unsettled_retries(sink: Sink, but: str) -> list[Run]:
     """Retries of which it is not known what they sent last, without that one; the oldest first. Raises SinkError."""
-    return [_run(row) for row in ask(sink, "unsettled_retries", but=but)]
+    return [_run(row) for row in ask(sink, "unsettled_retries", run_id=but)]
 
 
 def _run(row: Mapping[str, Any]) -> Run:

@@ -34,6 +34,12 @@ VOCABULARY: Final[Mapping[str, str]] = MappingProxyType(
         "fingerprint": "String",  # of an alert
         "prefix": "String",  # the beginning of a fingerprint
         "most": "UInt32",  # rows
+        "run_id": "String",  # of a replay or retry
+        "topics": "Array(String)",
+        "table": "String",  # of events
+        "first_ms": "Int64",  # milliseconds since 1970, of event time
+        "last_ms": "Int64",
+        "crcs": "Array(UInt32)",  # CRC32 of event ids
     }
 )
 
