@@ -251,12 +251,13 @@ def encode(record):
 
 def publish(records, bootstrap):
     lost = []
-    producer = Producer({{
+    config = {{
         "bootstrap.servers": bootstrap,
         "acks": "all",
         "enable.idempotence": True,
         "partitioner": "murmur2_random",
-    }})
+    }}
+    producer = Producer(config)
     for record in records:
         key = f"{{record['jurisdiction_id']}}|{{record['asset_id']}}"
         confirmed = lambda error, message: lost.append(error) if error else None
