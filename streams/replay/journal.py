@@ -79,7 +79,7 @@ def login() -> str:
 
 def process_name() -> str:
     """This process, as a person finds it, and unlike any that had its number before."""
-    return f"{os.uname().nodename}, process {os.getpid()} ({token_hex(2)})"
+    return f"{os.uname().nodename}, process {os.getpid()} ({token_hex(4)})"
 
 
 class Journal:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import polars as pl
+import pytest
 
 from schemas.rejects import REJECT_SCHEMA, Reason, rejects
-from sinks.dead_letters import DeadLetter, dead_letters
+from sinks.dead_letters import LEFT_OUT_HEADER, REPLAY_HEADER, DeadLetter, Told, dead_letters, retries_of, told
 from tests.support.batches import RECEIVED_MS, Ran, batch, encoded, event, reference
 
 
@@ -102,3 +103,62 @@ def test_a_whole_batch_is_told_record_by_record() -> None:
         for letter in dead_letters(outcome.batch, outcome.refused)
     }
     assert found == {b"50": b"decode", b"52": b"decode", b"53": b"duplicate"}
+
+
+# --- read again
+
+
+def test_a_letter_tells_what_was_written_on_it() -> None:
+    """Place, stage, reason, message and count; and the record's own headers apart, so that it can be sent as it was."""
+    (letter,) = letters_of(refused(1))
+    found = told(letter.headers)
+    assert found == Told(
+        topic="city.raw.sensor", partition=3, offset=14, stage="validate", reason="contract", message="source is empty",
+        retries=0, headers=(("ce_id", b"17"), ("ce_id", b"18"), ("empty", None)), has_value=True,
+    )  # fmt: skip
+
+
+def test_the_last_of_several_refusals_counts() -> None:
+    """A record that was a dead letter of somebody else's, or that was sent again with our headers left on it, brings
+    such headers: they are its own."""
+    (letter,) = letters_of(refused(0))
+    foreign = (("__connect.errors.topic", b"orders"), ("vigie_reason", b"decode"))
+    found = told((*foreign, *letter.headers))
+    assert found is not None
+    assert (found.topic, found.reason, found.headers) == ("city.raw.sensor", "contract", foreign)
+
+
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [
+        ((), 0), ((b"1",), 1), ((b"2", b"0"), 2), ((b"many",), 0), ((b"-1",), 0), ((None, b"1"), 1), ((b"",), 0),
+        ((b"1 ",), 0), ((b"9999",), 0), (("²".encode(),), 0),
+    ],
+)  # fmt: skip
+def test_what_is_no_count_counts_as_none(values: tuple[bytes | None, ...], count: int) -> None:
+    """The largest number there is; whatever else somebody wrote there neither stops a retry nor ends it."""
+    assert retries_of([(REPLAY_HEADER, value) for value in values]) == count
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"__connect.errors.topic": None}, {"__connect.errors.offset": b"x"}, {"__connect.errors.partition": b"-1"},
+        {"__connect.errors.offset": b"1" * 19}, {"vigie_reason": None}, {"__connect.errors.topic": b""},
+    ],
+)  # fmt: skip
+def test_what_is_no_letter_is_none(spoilt: dict[str, bytes | None]) -> None:
+    """Anybody may write to the topic."""
+    (letter,) = letters_of(refused(0))
+    headers = [(name, spoilt.get(name, value)) for name, value in letter.headers]
+    assert told([header for header in headers if header[1] is not None]) is None
+
+
+def test_a_letter_cannot_write_on_a_terminal() -> None:
+    """Control characters in what somebody else wrote are shown as a mark."""
+    (letter,) = letters_of(refused(0))
+    headers = [(n, b"\x1b[2Jgone\n" if n.endswith("message") else value) for n, value in letter.headers]
+    found = told([*headers, (LEFT_OUT_HEADER, b"70")])
+    assert found is not None
+    assert found.message == "\N{REPLACEMENT CHARACTER}[2Jgone\N{REPLACEMENT CHARACTER}"
+    assert not found.has_value
