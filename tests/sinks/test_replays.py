@@ -45,8 +45,6 @@ def test_the_newest_row_of_a_run_is_the_run(clickhouse: Sink) -> None:
     assert run_of(_RUN.run_id, clickhouse) is None
     store_run(_RUN, clickhouse, "1")
     ended = replace(_RUN, state="done", ended_at=datetime(2026, 9, 15, 8, 1, tzinfo=UTC), read=9, sent=2, problem="no")
-        _RUN, state="done", ended_at=datetime(2026, 9, 15, 8, 1, tzinfo=UTC), read=9, sent=2, problem="none"
-    )
     store_run(ended, clickhouse, "2")
     found = run_of(_RUN.run_id, clickhouse)
     assert found is not None and found.updated_at is not None
