@@ -192,7 +192,9 @@ def _run_within_chunk(
     condemned: Container[int],
 ) -> Outcome:
     limits = reference.limits
-    frame, refused = admit(batch, state.domain, state.seen, reference, writers, chunk.first_offset, condemned)
+    frame, refused = admit(batch, state.domain, reference, writers, chunk.first_offset, condemned)
+    frame, repeated = drop_duplicates(frame, state.seen)
+    refused = joined(refused, repeated)
     frame, state.watermark_ms = mark_late(
         frame, state.watermark_ms, disorder_ms=limits.disorder_ms, max_future_ms=limits.clock.max_future_ms
     )
@@ -205,13 +207,12 @@ def _run_within_chunk(
 def admit(
     batch: Batch,
     domain: Domain,
-    seen: Seen,
     reference: Reference,
     writers: Lookup,
     chunk: int = 0,
     condemned: Container[int] = frozenset(),
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The stages that decide whether a record becomes an event: decode, validate, locate, duplicates. Changes `seen`.
+    """The stages that judge each record by itself: decode, validate, locate.
 
     Returns the events, with `offset`, `received_at`, `chunk` and what the stages add, and the rejects (REJECT_SCHEMA).
     Each record of the batch is in exactly one of the two.
@@ -222,8 +223,7 @@ def admit(
     frame, unstorable = _without_condemned(frame, condemned)
     frame, invalid = validate(frame, contract, domain, locator.jurisdictions, limits.clock)
     frame, elsewhere = locator.locate(frame, domain)
-    frame, repeated = drop_duplicates(frame, seen)
-    return frame, joined(decoded.rejects, unstorable, invalid, elsewhere, repeated)
+    return frame, joined(decoded.rejects, unstorable, invalid, elsewhere)
 
 
 def _detect(frame: pl.DataFrame | None, state: PartitionState) -> tuple[Transition, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Container, Sequence
 
 import polars as pl
 
-from processors.duplicates import Seen
 from processors.pipeline import Limits, Outcome, PartitionState, Reference, admit, run
 from processors.refusals import Breach, RefusalLimits
 from processors.validate import ClockLimits
@@ -61,13 +60,11 @@ class Intake:
             )
         return outcomes
 
-    def would_admit(self, batch: Batch, domain: Domain, seen: Seen) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """What would become of these records now, with their `received_ms` as the broker's time: (events, rejects).
-
-        Changes `seen`, the events that count as seen before. Raises RegistryAwayError as above.
-        """
+    def would_admit(self, batch: Batch, domain: Domain) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """What would become of these records now, each by itself, with `received_ms` as the broker's time: (events,
+        rejects). Raises RegistryAwayError as above."""
         writers = _Patient(self._writers, contract_of(domain), self._settings.retry_budget_s)
-        return admit(batch, domain, seen, self._reference, writers)
+        return admit(batch, domain, self._reference, writers)
 
     def log_batch(self, batch: Batch, outcomes: Sequence[Outcome], seconds: float) -> None:
         """One line about a batch that went through."""

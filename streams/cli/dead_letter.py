@@ -193,8 +193,7 @@ def _show(found: Outlook, title: str, sent: str) -> None:
     out = printed.console()
     out.print(title)
     out.print(table)
-    rest = f"; left out: {printed.counts(found.left_out)}" if found.left_out else ""
-    out.print(f"{found.sent.total():,} records {sent}{rest}")
+    out.print(f"{found.sent.total():,} records {sent}, {found.left_out.total():,} left out")
 
 
 def _tell_met(met: Reading) -> None:

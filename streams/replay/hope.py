@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 import polars as pl
 
-from processors.duplicates import Seen
+from processors.duplicates import IDENTITY
 from schemas.contracts import RAW_TOPICS, Domain
 from schemas.records import Batch, Rows
 from schemas.rejects import Reason
@@ -19,6 +19,7 @@ from sinks.replays import Refused, stored_identities
 from streams.clock import Clock
 from streams.intake import Intake
 from streams.replay.letters import Letter
+from streams.replay.provenance import RUN_HEADER, origin
 
 MOST_RETRIES: Final = 2
 
@@ -61,8 +62,7 @@ class Hope:
         self._before = before
         self._chunk = chunk
         self._tries_sink = tries_sink
-        self._seen: dict[str, Seen] = {}
-        self._judged: dict[str, int] = {}
+        self._met: dict[str, _Met] = {}
 
     def sorted(self, letters: Iterable[Letter]) -> Iterator[tuple[Letter, str | None]]:
         """Each letter, and why it is not to be sent; None when it is. Those of one partition stay in their order.
@@ -88,8 +88,6 @@ class Hope:
         """What is known without looking into the record."""
         if letter.told.topic not in _DOMAIN_OF:
             return NO_TOPIC
-        if letter.refused in self._before:
-            return SENT_BEFORE
         if letter.told.retries >= MOST_RETRIES:
             return RETRIED_ENOUGH
         if letter.told.reason == Reason.DUPLICATE:
@@ -104,21 +102,21 @@ class Hope:
         count, now_ms = len(letters), self._clock.now_ms()
         records = Rows([one.key for one in letters], [one.value for one in letters], [()] * count)
         batch = Batch(topic, 0, np.arange(count), np.full(count, now_ms), [records])
-        events, refused = self._intake.would_admit(batch, domain, self._seen_of(topic, count))
+        events, refused = self._intake.would_admit(batch, domain)
         why: list[str | None] = [None] * count
         for row, reason in refused.select("row", "reason").iter_rows():
             why[row] = STILL + reason
+        met = self._met.setdefault(topic, _Met(self._chunk))
+        for row, identity in events.select("row", IDENTITY).iter_rows():
+            if not met.is_first(identity, _root(letters[row])):
+                why[row] = STILL + Reason.DUPLICATE
         for row in self._stored(domain, events):
             why[row] = STORED
+        for row, letter in enumerate(letters):
+            # Judged all the same: the event of another letter may be the one that was sent with this.
+            if letter.refused in self._before:
+                why[row] = SENT_BEFORE
         yield from zip(letters, why, strict=True)
-
-    def _seen_of(self, topic: str, count: int) -> Seen:
-        seen = self._seen.setdefault(topic, Seen())
-        self._judged[topic] = self._judged.get(topic, 0) + count
-        if self._judged[topic] > self._chunk:
-            seen.next_chunk()
-            self._judged[topic] = count
-        return seen
 
     def _stored(self, domain: Domain, events: pl.DataFrame) -> list[int]:
         """Rows of events that came another way since."""
@@ -130,3 +128,29 @@ class Hope:
         there = stored_identities(f"events_{domain}", first_ms, last_ms, crcs, self._sink)
         named = events.select("row", "source", "event_id").iter_rows()
         return [row for row, source, event_id in named if (source, event_id) in there]
+
+
+class _Met:
+    """The events of a topic's letters, each with the refused record that it was first met in: of the last letters, as
+    many as `chunk` at least."""
+
+    def __init__(self, chunk: int) -> None:
+        self._chunk = chunk
+        self._open: dict[int, Refused] = {}
+        self._previous: dict[int, Refused] = {}
+
+    def is_first(self, identity: int, root: Refused) -> bool:
+        """Whether no other refused record had this event."""
+        if len(self._open) >= self._chunk:
+            self._open, self._previous = {}, self._open
+        known = self._open.get(identity) or self._previous.get(identity)
+        if known is None:
+            self._open[identity] = root
+        return known is None or known == root
+
+
+def _root(letter: Letter) -> Refused:
+    """The refused record that a letter is about: where a retry of it was refused, the one that was retried."""
+    run = dict(letter.told.headers).get(RUN_HEADER)
+    former = origin(letter.told.headers, run) if run and letter.told.retries else None
+    return former or letter.refused

@@ -10,12 +10,12 @@ import pytest
 
 from schemas.registry import Writers
 from sinks.clickhouse import Sink
-from sinks.replays import Refused
 from sinks.rows import ZoneMaps
 from sinks.store import store_records
 from streams.intake import Intake
 from streams.replay.hope import Hope
 from streams.replay.letters import Letter
+from streams.replay.provenance import marks
 from streams.settings import load
 from tests.sinks.test_store import block_of
 from tests.streams.replay.post import letter
@@ -102,16 +102,30 @@ def test_what_clickhouse_refused_is_tried_when_it_is_asked_for(clickhouse: Sink)
 
 
 def test_once_and_no_more(clickhouse: Sink) -> None:
-    """Sent before: not again. The same event twice among the letters, as its sender sent it: once. Stored meanwhile,
-    having come another way: not at all."""
-    sent = letter(of_town(1), offset=1)
-    letters = [sent, letter(of_town(2), offset=2), letter(of_town(2), offset=3), letter(body(event_id="e-5"), offset=4)]
+    """Sent before: not again, nor another letter of the same event. The same event twice among the letters, as its
+    sender sent it: once. Stored meanwhile, having come another way: not at all."""
+    letters = [
+        letter(of_town(1), offset=1),
+        letter(of_town(1), offset=2),
+        letter(of_town(2), offset=3),
+        letter(of_town(2), offset=4),
+        letter(body(event_id="e-5"), offset=5),
+    ]
     ran = Ran([batch_of([event(event_id="e-5")])], reference())
     store_records(block_of(ran), clickhouse, ZoneMaps(ran.shared.locator.sets), {"999999999": "v"})
-    before = {Refused(sent.told.topic, 0, 1, RECEIVED_MS)}
-    assert verdicts(clickhouse, letters, before=before) == [
-        "sent again before", None, "still duplicate", "stored meanwhile",
+    assert verdicts(clickhouse, letters, before={letters[0].refused}) == [
+        "sent again before", "still duplicate", None, "still duplicate", "stored meanwhile",
     ]  # fmt: skip
+
+
+def test_what_a_worker_refused_again_is_no_duplicate_of_itself(clickhouse: Sink) -> None:
+    """The letter of a retry bears where its record was refused first, which is the letter that was sent."""
+    first = letter(of_town(1), offset=1)
+    one = first.refused
+    headers = marks(b"run", one.topic, one.partition, one.offset, one.received_ms)
+    again = letter(of_town(1), offset=70, retries=1, headers=headers)
+    foreign = letter(of_town(1), offset=71, retries=1)
+    assert verdicts(clickhouse, [first, again, foreign], before={one}) == ["sent again before", None, "still duplicate"]
 
 
 def test_many_letters_are_judged_in_their_order(clickhouse: Sink) -> None:
