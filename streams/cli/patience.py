@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -26,6 +27,8 @@ def kafka() -> Settings:
 @contextmanager
 def clickhouse(chosen: Settings) -> Iterator[Sink]:
     """A connection to ClickHouse with today's tables. Raises SinkError."""
+    # What its client says by itself reaches us as errors, which are told in words.
+    logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
     sink = setup.sink(chosen, say)
     try:
         setup.tables(sink)

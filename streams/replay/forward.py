@@ -27,6 +27,7 @@ from streams.settings import Settings
 #: since is looked for in the target.
 _CUT_S: Final = 2.0
 _SLICE_S: Final = 0.1
+_LEAST_S: Final = 0.002
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class _Forwarding:
         if not self._pace.is_free:
             due_s = self._pace.due_s(at_ms, monotonic_s())
             while (wait_s := due_s - monotonic_s()) > 0:
-                self._sender.serve(min(wait_s, _SLICE_S))
+                self._sender.serve(slice_s(wait_s))
                 if not self._tend():
                     return False
         headers = [*(message.headers() or ()), *marks(self._run, place.topic, place.partition, message.offset(), at_ms)]
@@ -208,6 +209,12 @@ class _Forwarding:
         behind = self._offsets.ends(Place(self._job.target, place.partition) for place in self._job.spans)
         self._journal.note(Cut(dict(self._next), behind, self._read, self._sent, dict(self._left_out)))
         self._cut_s = monotonic_s() + _CUT_S
+
+
+def slice_s(wait_s: float) -> float:
+    """For how long the client is to wait when there is so much time: it counts in milliseconds, and none is no wait.
+    What goes out late then is made up for by what follows."""
+    return min(max(wait_s, _LEAST_S), _SLICE_S)
 
 
 def expired(target: str) -> str:

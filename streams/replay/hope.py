@@ -30,6 +30,7 @@ NO_VALUE: Final = "its value was not kept"
 NO_TOPIC: Final = "of a topic that is not read"
 REFUSED_BY_CLICKHOUSE: Final = "refused by ClickHouse (--reason sink tries them)"
 STILL: Final = "still "
+NOW: Final = "now "
 
 #: Letters of a topic judged at once: a question to ClickHouse each time, whose numbers fit into an address.
 _AT_ONCE: Final = 2_000
@@ -105,11 +106,11 @@ class Hope:
         events, refused = self._intake.would_admit(batch, domain)
         why: list[str | None] = [None] * count
         for row, reason in refused.select("row", "reason").iter_rows():
-            why[row] = STILL + reason
+            why[row] = _refused(letters[row], reason)
         met = self._met.setdefault(topic, _Met(self._chunk))
         for row, identity in events.select("row", IDENTITY).iter_rows():
             if not met.is_first(identity, _root(letters[row])):
-                why[row] = STILL + Reason.DUPLICATE
+                why[row] = _refused(letters[row], Reason.DUPLICATE)
         for row in self._stored(domain, events):
             why[row] = STORED
         for row, letter in enumerate(letters):
@@ -147,6 +148,11 @@ class _Met:
         if known is None:
             self._open[identity] = root
         return known is None or known == root
+
+
+def _refused(letter: Letter, reason: str) -> str:
+    """What is said of a letter whose record would be refused today for that reason."""
+    return (STILL if reason == letter.told.reason else NOW) + reason
 
 
 def _root(letter: Letter) -> Refused:

@@ -25,6 +25,7 @@ from streams.setup import Say
 _BEATS: Final = 10
 #: Whoever takes a run up looks again after this part of that time whether somebody else has, too.
 _SETTLED: Final = 20
+_LAST_WORD_S: Final = 2.0
 #: The part of that time after which a process that could not write its row stops: the rest is for what is under way.
 _SILENT: Final = 2 / 3
 
@@ -122,11 +123,15 @@ class Journal:
             )
 
     def close(self, state: RunState, problem: str = "") -> None:
-        """Write the row for the last time. Raises SinkError; then the run counts as abandoned after a while."""
+        """Write the row for the last time. Raises SinkError; then the run counts as abandoned after a while.
+
+        For a run that has failed nobody waits long: what it was may be ClickHouse.
+        """
         self.leave()
         if self._other is None:
             self._run = replace(self._run, state=state, problem=problem, ended_at=utc_now())
-            self._write(self._sink)
+            quick = min(_LAST_WORD_S, self._sink.retry_budget_s)
+            self._write(replace(self._sink, retry_budget_s=quick) if state == "failed" else self._sink)
 
     def leave(self) -> None:
         """Leave the row to whoever has it now."""

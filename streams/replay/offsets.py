@@ -14,12 +14,17 @@ from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, Resou
 
 from schemas.codec import MOST_BYTES
 from schemas.contracts import ALERT_TOPIC, DEAD_LETTER_TOPIC, RAW_TOPICS
+from sinks.errors import Treatment, known
 from streams.broker import BrokerError, client_config, reason
+from streams.clock import monotonic_s, sleep_s
 from streams.ledger import Place
 from streams.replay.selection import Selection
 from streams.settings import Settings
 
 _TIMEOUT_S: Final = 20.0
+#: A broker that restarts is back by then.
+_PATIENCE_S: Final = 90.0
+_PAUSE_S: Final = 0.5
 _OURS: Final = (*RAW_TOPICS.values(), DEAD_LETTER_TOPIC, ALERT_TOPIC)
 
 
@@ -35,10 +40,11 @@ class Span:
 
 
 class Offsets:
-    """Questions about offsets, through one connection. Every method raises BrokerError."""
+    """Questions about offsets. Every method raises BrokerError."""
 
     def __init__(self, settings: Settings) -> None:
-        self._admin = AdminClient(client_config(settings))
+        self._config = client_config(settings)
+        self._admin = AdminClient(self._config)
 
     def places(self, topic: str) -> list[Place]:
         """The partitions of a topic."""
@@ -69,15 +75,24 @@ class Offsets:
         if not wanted:
             return {}
         asked = {TopicPartition(place.topic, place.partition): spec for place, spec in wanted.items()}
-        try:
-            answers = self._admin.list_offsets(asked, request_timeout=_TIMEOUT_S)
-            return {
-                Place(one.topic, one.partition): answer.result(timeout=2 * _TIMEOUT_S).offset
-                for one, answer in answers.items()
-            }
-        except (KafkaException, FutureTimeoutError) as error:
-            told = reason(error) if isinstance(error, KafkaException) else "no answer in time"
-            raise BrokerError(f"Kafka would not tell its offsets: {told}") from error
+        until_s = monotonic_s() + _PATIENCE_S
+        while True:
+            try:
+                answers = self._admin.list_offsets(asked, request_timeout=_TIMEOUT_S)
+                return {
+                    Place(one.topic, one.partition): answer.result(timeout=2 * _TIMEOUT_S).offset
+                    for one, answer in answers.items()
+                }
+            except (KafkaException, FutureTimeoutError) as error:
+                # A broker that is away, has been, or has just become a leader is asked again: errors that do not pass
+                # are known as such.
+                entry = known(error)
+                if (entry is not None and entry.treatment is not Treatment.RETRY) or monotonic_s() > until_s:
+                    told = reason(error) if isinstance(error, KafkaException) else "no answer in time"
+                    raise BrokerError(f"Kafka would not tell its offsets: {told}") from error
+            sleep_s(_PAUSE_S)
+            # The former one asks with what it knew of the leaders, for minutes.
+            self._admin = AdminClient(self._config)
 
     def setting(self, topic: str, name: str) -> str | None:
         """A setting of a topic; None where the broker does not tell it."""

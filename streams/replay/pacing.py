@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from math import inf
+from typing import Final
+
 #: What the cap may fall behind by and make up for, in seconds: a pause of the broker's must not slow the whole run.
-_SLACK_S = 0.25
+_SLACK_S: Final = 0.25
 
 
 class Pace:
@@ -26,7 +29,7 @@ class Pace:
 
     def due_s(self, at_ms: int, now_s: float) -> float:
         """The instant at which a record of that broker time may go out; `now_s` or before means now."""
-        due_s = now_s
+        due_s = -inf
         if self._speed is not None:
             if self._began is None:
                 self._began = now_s, at_ms

@@ -19,7 +19,7 @@ from sinks.dead_letters import REPLAY_HEADER, retries_of
 from sinks.replays import Refused, Run, store_retried, unsettled_retries
 from streams.clock import monotonic_s, utc_now
 from streams.ledger import Place
-from streams.replay.forward import Show, Standing
+from streams.replay.forward import Show, Standing, slice_s
 from streams.replay.hope import Hope
 from streams.replay.journal import Cut, Journal, abandoned, by_name, login, new_id, process_name, taken_up
 from streams.replay.letters import Letter, Reading, Wanted, letters
@@ -35,7 +35,6 @@ from streams.setup import Say
 _CUT_S: Final = 2.0
 #: So many sent letters are written down at once at the most.
 _CUT_LETTERS: Final = 5_000
-_SLICE_S: Final = 0.1
 _OURS: Final = (REPLAY_HEADER, RUN_HEADER, ORIGIN_HEADER)
 
 
@@ -182,7 +181,7 @@ class _Retrying:
         if why is None:
             due_s = self._pace.due_s(0, monotonic_s())
             while (wait_s := due_s - monotonic_s()) > 0:
-                self._sender.serve(min(wait_s, _SLICE_S))
+                self._sender.serve(slice_s(wait_s))
                 self._tend()
                 if self._stop():
                     return False

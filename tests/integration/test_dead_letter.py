@@ -35,10 +35,11 @@ from tests.support.world import World, stopped, wait_for, world
 
 pytestmark = [pytest.mark.integration, pytest.mark.kafka]
 
-#: Of each kind of dirt.
-_EACH: Final = 46
+#: Of each kind of dirt; fewer of what ClickHouse refuses, which it is asked for row by row.
+_EACH: Final = 50
+_CURSED: Final = 5
 #: Of what the town sends; the rest is of its lamps.
-_OF_SENSORS: Final = 23
+_OF_SENSORS: Final = 25
 _MOST_BYTES: Final = 20_000
 _SECRET: Final = "jeanne.martin@example.org"
 _DAY_MS: Final = 86_400_000
@@ -48,7 +49,7 @@ _SETTINGS: Final[dict[str, object]] = {
     "snapshot_interval_s": 0.5,
     # A worker that was stopped is replaced by its successor at once.
     "instance_id": "worker",
-    "replay_stale_s": 6,
+    "replay_stale_s": 5,
 }
 
 
@@ -70,6 +71,8 @@ def records(now_ms: int) -> list[Sent]:
     made: list[Sent] = []
     for number in range(_EACH):
         for reason in Reason:
+            if reason == Reason.SINK and number >= _CURSED:
+                continue
             domain: Domain = "report" if reason == Reason.OUT_OF_AREA else rng.choice(DOMAINS)
             good = clean("sensor" if reason == Reason.SINK else domain, f"{reason}-{number}", now_ms)
             made.append(good)
@@ -249,7 +252,7 @@ def test_refused_records_are_told_retried_once_and_left_alone(made: World, tmp_p
             f"still unknown_jurisdiction {_EACH}, retried 2 times already {_OF_SENSORS}, stored meanwhile 2"
         )
         assert row in " ".join(mended.run("retry").out.split())
-        slowly = ("dead-letter", "retry", "--no-dry-run", *by_lamps, "--rate", "4/s")
+        slowly = ("dead-letter", "retry", "--no-dry-run", *by_lamps, "--rate", "6/s")
         with Command(*slowly, folder=tmp_path / "killed", settings=mended.settings) as killed:
             killed.wait_for(lambda: len(retried(made)) >= 2 * _OF_SENSORS + 3, "some were sent")
             killed.process.send_signal(signal.SIGKILL)
@@ -265,14 +268,14 @@ def test_refused_records_are_told_retried_once_and_left_alone(made: World, tmp_p
 
         # ClickHouse takes what it refused, as soon as its curse is gone and it is asked.
         made.sink.command("ALTER TABLE events_sensor DROP CONSTRAINT curse")
-        assert f"\n{_EACH} records sent, 0 left out\n" in mended.retry("--reason", "sink")
-        total = clean_ones + len(came) + _EACH
+        assert f"\n{_CURSED} records sent, 0 left out\n" in mended.retry("--reason", "sink")
+        total = clean_ones + len(came) + _CURSED
         worker.wait_for(lambda: stored(made, "1").total() == total, "those were stored, too")
         stopped(worker)
     assert set(stored(made, "1").values()) == {1}
     as_they_were(made)
     runs = made.rows("SELECT state, sent FROM replay_runs FINAL WHERE kind = 'retry' ORDER BY started_at")
-    counts = [_OF_SENSORS, _OF_SENSORS, 0, before, wanted - before, 0, _EACH]
+    counts = [_OF_SENSORS, _OF_SENSORS, 0, before, wanted - before, 0, _CURSED]
     assert runs == [("interrupted" if at == 3 else "done", count) for at, count in enumerate(counts)]
 
 

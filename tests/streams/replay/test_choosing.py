@@ -65,9 +65,19 @@ def test_never_more_than_the_rate() -> None:
         sent.append(now_s)
     assert sent[149] - sent[0] == pytest.approx(1.49)
     assert sent[299] - sent[150] >= 1.49 - 0.26
+    # Nobody wakes up in time: the rate is kept all the same.
+    late, now_s = Pace(None, 5_000.0), 0.0
+    for _ in range(5_000):
+        now_s = late_by_2_ms(late.due_s(0, now_s), now_s)
+    assert 0.99 < now_s < 1.02
     both = Pace(1.0, 100.0)
     assert [both.due_s(at_ms, 0.0) for at_ms in (0, 1, 1_000)] == pytest.approx([0.0, 0.01, 1.0])
     assert Pace(None, None).is_free
+
+
+def late_by_2_ms(due_s: float, now_s: float) -> float:
+    """When somebody who waits until then goes on."""
+    return now_s if due_s <= now_s else max(due_s, now_s + 0.002)
 
 
 def test_a_copy_says_where_it_comes_from() -> None:

@@ -76,7 +76,7 @@ def test_the_time_is_that_of_the_sending(clickhouse: Sink) -> None:
     (ahead,) = [letter(body(observed_at=RECEIVED_MS + HOUR), reason="future")]
     assert verdicts(clickhouse, [ahead]) == ["still future"]
     assert verdicts(clickhouse, [ahead], now_ms=RECEIVED_MS + HOUR) == [None]
-    assert verdicts(clickhouse, [ahead], now_ms=RECEIVED_MS + 500 * DAY) == ["still quality"]
+    assert verdicts(clickhouse, [ahead], now_ms=RECEIVED_MS + 500 * DAY) == ["now quality"]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_once_and_no_more(clickhouse: Sink) -> None:
     ran = Ran([batch_of([event(event_id="e-5")])], reference())
     store_records(block_of(ran), clickhouse, ZoneMaps(ran.shared.locator.sets), {"999999999": "v"})
     assert verdicts(clickhouse, letters, before={letters[0].refused}) == [
-        "sent again before", "still duplicate", None, "still duplicate", "stored meanwhile",
+        "sent again before", "now duplicate", None, "now duplicate", "stored meanwhile",
     ]  # fmt: skip
 
 
@@ -125,12 +125,12 @@ def test_what_a_worker_refused_again_is_no_duplicate_of_itself(clickhouse: Sink)
     headers = marks(b"run", one.topic, one.partition, one.offset, one.received_ms)
     again = letter(of_town(1), offset=70, retries=1, headers=headers)
     foreign = letter(of_town(1), offset=71, retries=1)
-    assert verdicts(clickhouse, [first, again, foreign], before={one}) == ["sent again before", None, "still duplicate"]
+    assert verdicts(clickhouse, [first, again, foreign], before={one}) == ["sent again before", None, "now duplicate"]
 
 
 def test_many_letters_are_judged_in_their_order(clickhouse: Sink) -> None:
     """However many there are at a time: duplicates are found within a chunk's length, and those sent stay in order."""
     letters = [letter(of_town(number % 2_500), offset=number) for number in range(5_000)]
     found = verdicts(clickhouse, letters)
-    assert found[:2_500] == [None] * 2_500 and set(found[2_500:]) == {"still duplicate"}
+    assert found[:2_500] == [None] * 2_500 and set(found[2_500:]) == {"now duplicate"}
     assert verdicts(clickhouse, letters, chunk=1)[2_500:] != found[2_500:]
