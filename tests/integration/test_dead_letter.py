@@ -195,7 +195,8 @@ def retried(made: World) -> list[tuple[Any, Refused]]:
 
 def stored(made: World, where: str) -> Counter[str]:
     """How often each event is stored."""
-    sql = f"SELECT event_id, count() FROM merge(currentDatabase(), '^events_') WHERE {where} GROUP BY event_id"
+    places = "uniqExact(topic, epoch, partition, offset)"
+    sql = f"SELECT event_id, {places} FROM merge(currentDatabase(), '^events_') WHERE {where} GROUP BY event_id"
     return Counter(dict(made.rows(sql)))
 
 
