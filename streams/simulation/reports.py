@@ -110,7 +110,8 @@ def plan_requests(
     """The requests of the simulated span and their steps; about 1.5 % of `events`, within what a town reports."""
     days = (sky.end_ms - sky.start_ms) / DAY_MS
     trial = [len(_steps(at, sky.end_ms, rng)) for at in rng.integers(sky.start_ms, sky.end_ms, 400).tolist()]
-    steps_each = float(np.mean(trial))
+    # Of a span so short that no step comes within it, each is taken for one.
+    steps_each = max(1.0, float(np.mean(trial)))
     most = max(_LEAST_A_DAY, _MOST_A_DAY_PER_ZONE * len(places)) * days
     least = min(_LEAST_A_DAY * days, _LEAST_SHARE * events / steps_each)
     count = round(max(least, min(_SHARE * events / steps_each, most)))

@@ -227,6 +227,14 @@ def test_short_spans(minutes: int) -> None:
     assert not any(fault.rule in ("lamp_dark", "report_hot_spot") for fault in simulation.truth.faults)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_span_of_seconds(seed: int) -> None:
+    """Five seconds, in which hardly a request has its first step, are no reason to fail."""
+    simulation = simulated(seed=seed, span=timedelta(seconds=5), events=400)
+    records = list(simulation.records())
+    assert simulation.truth.produced == len(records) > 0
+
+
 def test_a_tiny_territory() -> None:
     """Two lamps and a bin, even without zones, make a city."""
     territory = town((("lamp", "lighting", 2, 900.0), ("bin", "sensor", 1, 600.0)), zones=False)
