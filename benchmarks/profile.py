@@ -1,10 +1,12 @@
-"""Where the processor time of job `store` goes: the worker that catches up, with a clock at each of its steps.
+"""Where the processor time of a worker goes that catches up, or keeps up: with a clock at each of its steps.
 
-    python -m benchmarks.profile [--events 400000] [--seed 1] [--keep]
+    python -m benchmarks.profile [--events 400000] [--rate N [--for 40]] [--seed 1] [--keep]
 
-The same records, territory, core and command as in `benchmarks.run`. Microseconds are of processor time for one event:
-of the thread that called, so that of an insert only what ClickHouse does in it counts, and what Polars and ClickHouse
-do in threads of their own stands below, by thread. Writes results/latest-profile.json and, with --keep, a dated copy.
+It is job `store` of `benchmarks.run`: the same records, territory, core and command; with `--rate` the load of
+`benchmarks.latency`, so many events a second for so many seconds, dated when they are sent. Microseconds are processor
+time for one event, of the thread that called, so that of an insert only what ClickHouse does in it counts, and what
+Polars and ClickHouse do in threads of their own stands below, by thread. Writes results/latest-profile.json
+(latest-profile-at-N.json with `--rate`) and, with --keep, a dated copy.
 """
 
 from __future__ import annotations
@@ -14,17 +16,21 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import kept
-from benchmarks.installation import BenchmarkError, installed, two_cores
-from benchmarks.process import ProcessError, end_when_told, module, run
+from benchmarks.installation import BenchmarkError, Installation, installed, two_cores
+from benchmarks.process import VIGIE, ProcessError, end_when_told, module, run, started
 from benchmarks.run import EVENTS
 from tests.support.kafka import KafkaError
+from tests.support.pipeline import GROUP, committed_offsets
+
+#: Making records takes a few seconds, and the last of them must have been stored when the worker is stopped.
+_MAKE_S: Final = 120.0
 
 
 def measure(folder: Path, events: int, seed: int) -> dict[str, Any]:
@@ -37,6 +43,42 @@ def measure(folder: Path, events: int, seed: int) -> dict[str, Any]:
         summary = folder / "summary.json"
         command = module("benchmarks.profiled", told, "--until-caught-up", "--summary", summary)
         run(command, folder / "worker", core=cores.worker, settings=place.all_settings)
+    return _read(told, summary, events)
+
+
+def measure_at(rate: float, seconds: float, folder: Path, seed: int) -> dict[str, Any]:
+    """Let a worker keep up with so many events a second, read its clocks. Raises as `measure` does."""
+    cores, territory, told, summary = two_cores(), folder / "territory", folder / "told.json", folder / "summary.json"
+    run([*VIGIE, "territory", "synth", "--out", str(territory), "--seed", str(seed)], folder / "synth")
+    with installed(folder, cores, territory) as place:
+        options = {"--bootstrap": place.kafka.bootstrap, "--territory": territory, "--seed": seed, "--rate": rate}
+        options |= {"--warm-up": 0, "--rows": seconds, "--alarms": 0, "--alarm-count": 0}
+        command = module("benchmarks.open_loop", *(part for option in options.items() for part in option))
+        place.init()
+        with (
+            started(command, folder / "load", core=cores.others) as load,
+            started(
+                module("benchmarks.profiled", told, "--summary", summary),
+                folder / "worker",
+                core=cores.worker,
+                settings=place.all_settings,
+            ) as worker,
+        ):
+            load.until(lambda: "made" in load.told(), "its records were made", _MAKE_S)
+            load.say("go")
+            sent = int(json.loads(load.end(seconds + _MAKE_S).splitlines()[-1])["sent"])
+            worker.until(lambda: _committed(place) >= sent, "it had stored what was sent", _MAKE_S)
+            worker.stop()
+    return _read(told, summary, sent)
+
+
+def _committed(place: Installation) -> int:
+    """How many records of the raw topics, which begin at offset 0, the worker is done with."""
+    return sum(committed_offsets(place.kafka.bootstrap, GROUP).values())
+
+
+def _read(told: Path, summary: Path, events: int) -> dict[str, Any]:
+    """What the clocks say of so many events, each of which must have been stored."""
     found, stored = json.loads(told.read_text("utf-8")), json.loads(summary.read_text("utf-8"))
     if stored["stored"] != events:
         raise BenchmarkError(f"{stored['stored']} of {events} records were stored; all are clean")
@@ -65,21 +107,24 @@ def table(found: Mapping[str, Any]) -> Table:
 
 @click.command()
 @click.option("--events", default=EVENTS, show_default=True, type=click.IntRange(min=1_000), help="Records to publish.")
+@click.option("--rate", type=click.FloatRange(min=10), help="Keep up with so many events per second instead.")
+@click.option("--for", "seconds", default=40.0, show_default=True, help="With --rate: for so many seconds.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the territory and of its city.")
 @click.option("--keep", is_flag=True, help="Keep a dated copy of the results.")
-def main(events: int, seed: int, keep: bool) -> None:
+def main(events: int, rate: float | None, seconds: float, seed: int, keep: bool) -> None:
     """Show what each step of the worker costs."""
     end_when_told()
     console = Console()
     head = kept.head(False)
     try:
         with tempfile.TemporaryDirectory(prefix="vigie-profile-", ignore_cleanup_errors=True) as name:
-            found = measure(Path(name), events, seed)
+            folder = Path(name)
+            found = measure_at(rate, seconds, folder, seed) if rate else measure(folder, events, seed)
     except (BenchmarkError, KafkaError, ProcessError) as error:
         console.print(str(error), markup=False, style="red")
         sys.exit(1)
     console.print(table(found))
-    kept.write("profile", {**head, "seed": seed, **found}, keep)
+    kept.write(f"profile-at-{rate:.0f}" if rate else "profile", {**head, "seed": seed, **found}, keep)
 
 
 if __name__ == "__main__":
