@@ -21,12 +21,14 @@ from faust.transport.drivers import aiokafka
 from faust.types import TP, ConsumerMessage
 
 from schemas.records import Batch, Piece, Rows
-from streams.fetching import BlockAt, keep_blocks
+from streams.fetching import BlockAt, behind, keep_blocks
 from streams.membership import take_places_again
 from streams.reading import Readings
 
 SCHEME: Final = "vigie"
 _FETCH_WAIT_MS: Final = 250
+#: After a fetch that brought little where there is more.
+_SHORT_S: Final = 0.025
 
 
 class Keeper(Protocol):
@@ -182,7 +184,12 @@ class BatchConsumer(aiokafka.Consumer):
                     yield tp, self._to_message(tp, record)
         if sum(map(counted, records.values())) < self.app.conf.broker_max_poll_records:
             # Each fetch costs a round of both threads and each batch a round of the stages, however little they bring.
-            await asyncio.sleep(self._keeper.pause_s)
+            await asyncio.sleep(self._keeper.pause_s if self._has_all(records) else min(self._keeper.pause_s, _SHORT_S))
+
+    def _has_all(self, records: Mapping[TP, Sequence[Any]]) -> bool:
+        """Whether a fetch brought its partitions to their ends: some brokers give little at a time, and have more."""
+        ends = ((run[-1], self.highwater(tp)) for tp, run in records.items() if run)
+        return all(end is None or behind(last) >= end for last, end in ends)
 
     async def wait_empty(self) -> None:
         """Called at revoke and at stop, where the partitions are still ours."""
