@@ -367,3 +367,21 @@ def test_a_move_waits_for_the_fetch_that_is_under_way() -> None:
         return sorted(order)
 
     assert asyncio.run(get()) == ["fetched under mark 0", "moved to mark 1"]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "pause_s"), [((3, 4), 0.025), ((998, 999), 0.1)], ids=["there is more", "that was all"]
+)
+def test_the_pause_is_short_where_there_is_more(
+    offsets: tuple[int, ...], pause_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that gives little at a time is asked again soon; one that has given all lets a batch gather."""
+    slept: list[float] = []
+
+    async def noted(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(Keeper, "pause_s", 0.1)
+    monkeypatch.setattr("streams.transport.asyncio.sleep", noted)
+    assert len(fetched({SENSOR: run_of(SENSOR, *offsets)})) == 1
+    assert slept == [pause_s]
