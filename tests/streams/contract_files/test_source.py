@@ -106,7 +106,12 @@ def test_contracts_are_found_by_name_or_domain() -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(gzip.compress(b"x"), "gunzip"), (b"PK\x03\x04x", "CSV"), ("é".encode("utf-16"), "UTF-8"), (b"PAR1x", "Parquet")],
+    [
+        (gzip.compress(b"x", mtime=0), "gunzip"),
+        (b"PK\x03\x04x", "CSV"),
+        ("é".encode("utf-16"), "UTF-8"),
+        (b"PAR1x", "Parquet"),
+    ],
 )
 def test_files_that_are_something_else_are_named(content: bytes, words: str, tmp_path: Path) -> None:
     """A packed file, a workbook, UTF-16: one problem, with what to do, and not a thousand broken lines."""
