@@ -61,6 +61,8 @@ def build(
         # A topic that was deleted and created anew is taken up again within this; by default it takes five minutes.
         consumer_metadata_max_age_ms=10_000,
         consumer_group_instance_id=settings.instance_id,
+        # We have no tables. With the default of 1, those who came first keep so much that the last may get nothing.
+        table_standby_replicas=0,
         producer_threaded=False,
         producer_acks=-1,
         producer_linger=0.005,

@@ -23,6 +23,8 @@ from streams.replay import ReplayError
 from streams.settings import Settings
 
 _SLICE_S: Final = 0.05
+#: How long a client that goes on no more may take to say why.
+_REASON_S: Final = 10.0
 #: A broker that restarts is back by then.
 _PATIENCE_S: Final = 90.0
 _BATCH_BYTES: Final = 1_000_000
@@ -99,10 +101,13 @@ class Sender:
         try:
             call()
         except KafkaException as error:
-            # It says first that it goes on no more, and then which record it was.
-            with suppress(KafkaException):
-                self._producer.poll(_SLICE_S)
-            self._failure = self._failure or (error.args[0], "the topic")
+            told: KafkaError = error.args[0]
+            # It says first that it goes on no more, perhaps more than once, and then which record it was.
+            is_fatal, until_s = told.fatal() or told.code() == KafkaError._FATAL, monotonic_s() + _REASON_S
+            while is_fatal and self._failure is None and monotonic_s() < until_s:
+                with suppress(KafkaException):
+                    self._producer.poll(_SLICE_S)
+            self._failure = self._failure or (told, "the topic")
         if self._failure is not None:
             raise _problem(*self._failure)
 
