@@ -132,7 +132,8 @@ def _between(pieces: Iterable[Piece], start: int, stop: int) -> Iterator[Piece]:
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Consecutive batches of one partition as one."""
+    """Batches one behind the other as one: consecutive ones of a partition; or, for what looks at each record by
+    itself, those of several, under the partition of the first and with offsets that need not increase."""
     if len(batches) == 1:
         return batches[0]
     return Batch(

@@ -1,12 +1,12 @@
-"""One batch through the stages, in a thread: resolve its writer schemas, run, and hold the account."""
+"""Batches through the stages, in a thread: resolve its writer schemas, run, and hold the account."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
-from processors.pipeline import Limits, Outcome, PartitionState, Reference, admit, run
+from processors.pipeline import Limits, Outcome, Reference, Turn, admit, run_together
 from processors.refusals import Breach, RefusalLimits
 from processors.validate import ClockLimits
 from schemas.contracts import Contract, Domain, contract_of
@@ -45,20 +45,21 @@ class Intake:
         self._writers = writers
         self._log = logger("intake")
 
-    def through_the_stages(self, batch: Batch, state: PartitionState, condemned: Container[int]) -> list[Outcome]:
-        """Take the batch through every stage. Changes `state`. `condemned`: offsets that ClickHouse refused before.
+    def through_the_stages(self, turns: Sequence[Turn]) -> list[list[Outcome]]:
+        """Take batches of a topic through every stage, together. Changes their states; returns the outcomes of each.
 
         Raises RegistryAwayError when the registry stays away longer than the retry budget, and AccountingError.
         """
-        writers = _Patient(self._writers, contract_of(state.domain), self._settings.retry_budget_s)
-        outcomes = run(batch, state, self._reference, writers, condemned)
-        ended = sum(len(o.events) + len(o.refused) for o in outcomes)
-        if ended != len(batch):
-            raise AccountingError(
-                f"{len(batch)} records of {batch.topic}/{batch.partition} from offset {batch.first_offset} "
-                f"became {ended} events and rejects"
-            )
-        return outcomes
+        writers = _Patient(self._writers, contract_of(turns[0].state.domain), self._settings.retry_budget_s)
+        found = run_together(turns, self._reference, writers)
+        for batch, outcomes in zip((turn.batch for turn in turns), found, strict=True):
+            ended = sum(len(o.events) + len(o.refused) for o in outcomes)
+            if ended != len(batch):
+                raise AccountingError(
+                    f"{len(batch)} records of {batch.topic}/{batch.partition} from offset {batch.first_offset} "
+                    f"became {ended} events and rejects"
+                )
+        return found
 
     def would_admit(self, batch: Batch, domain: Domain) -> tuple[pl.DataFrame, pl.DataFrame]:
         """What would become of these records now, each by itself, with `received_ms` as the broker's time: (events,

@@ -9,7 +9,7 @@ on from there, `committed` when Kafka knows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from processors.alerts import Transition
@@ -128,6 +128,20 @@ class Entry:
     def unsaved(self) -> bool:
         """Whether the newest snapshot lacks something."""
         return self.dirty or self.in_flight or self.idle_progress or self.stored > self.durable
+
+
+def in_company(entries: Iterable[tuple[Place, Entry]], most: int) -> Iterator[Sequence[tuple[Place, Entry]]]:
+    """Partitions of a topic in groups to be processed together: of as few as have `most` records, or all there are."""
+    group: list[tuple[Place, Entry]] = []
+    count = 0
+    for place, entry in entries:
+        if group and count + min(entry.arrived, most) > most:
+            yield group
+            group, count = [], 0
+        group.append((place, entry))
+        count += min(entry.arrived, most)
+    if group:
+        yield group
 
 
 class Ledger:

@@ -1,15 +1,17 @@
 """One worker: batches in, everything that follows out, and the loops that keep time.
 
-Batches of a partition are processed in order under its lock, in a thread; what follows from them waits in the ledger
-until a flush makes it durable. Any failure that is not a record's own stops the process: nothing is then acknowledged.
+Batches of a partition are processed in order under its lock, in a thread, small ones of a topic together; what follows
+from them waits in the ledger until a flush makes it durable. Any failure that is not a record's own stops the process:
+nothing is then acknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from functools import partial
 from secrets import token_hex
 from typing import Any, Final
@@ -17,7 +19,7 @@ from typing import Any, Final
 from faust.types import TP
 
 from processors.locate import Locator
-from processors.pipeline import Reference
+from processors.pipeline import Reference, Turn
 from processors.territory import Territory
 from schemas.contracts import RAW_TOPICS
 from schemas.registry import Writers
@@ -30,7 +32,7 @@ from streams.failures import NotDrainedError
 from streams.flush import Effects
 from streams.flusher import Flusher
 from streams.intake import Intake, PoisonError, limits, unseen
-from streams.ledger import Entry, Ledger, Place
+from streams.ledger import Entry, Ledger, Place, in_company
 from streams.log import logger
 from streams.notify import Notifier
 from streams.passing import Passing
@@ -271,43 +273,54 @@ class Worker:
                 await self._rhythm.linger(topic, spent_s)
             arrived.clear()
             spent_s = 0.0
-            for place, entry in entries:
+            for some in in_company(entries, most):
                 while self._is_waiting_enough():
                     self._rhythm.moved.clear()
                     await wait(self._rhythm.moved, _POLL_S)
                 started = monotonic_s()
-                await whole(self._process(place, entry))
+                await whole(self._process(some))
                 spent_s += monotonic_s() - started
                 # What is left when partitions are handed over is read again.
-                if entry.inbox and self.custody.is_open:
+                if self.custody.is_open and any(entry.inbox for _, entry in some):
                     arrived.set()
 
-    async def _process(self, place: Place, entry: Entry) -> None:
-        async with entry.lock:
-            if not self.custody.is_open or self.ledger.get(place) is not entry:
-                return
-            await self._passing.catch_up(entry)
-            taken = entry.take(self.settings.batch_records)
-            batch = None if taken is None else unseen(taken, entry.next_offset)
-            if batch is None:
+    async def _process(self, some: Sequence[tuple[Place, Entry]]) -> None:
+        async with AsyncExitStack() as locked:
+            for _, entry in some:
+                await locked.enter_async_context(entry.lock)
+            turns = [(entry, turn) for place, entry in some if (turn := await self._turn(place, entry))]
+            if not turns:
                 return
             started = monotonic_s()
-            self._passing.keep(entry)
-            outcomes = await asyncio.get_running_loop().run_in_executor(
-                self._stages, self._intake.through_the_stages, batch, entry.state, entry.condemned
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._stages, self._intake.through_the_stages, [turn for _, turn in turns]
             )
-            for outcome in outcomes:
-                if outcome.breach is not None:
-                    raise PoisonError(place.topic, place.partition, outcome.breach)
-            entry.outcomes += outcomes
-            entry.transitions += [(o.batch.last_offset, t) for o in outcomes for t in o.transitions]
-            entry.next_offset = batch.last_offset + 1
-            entry.received_s = monotonic_s()
-            await self._passing.catch_up(entry)
+            for (entry, turn), outcomes in zip(turns, found, strict=True):
+                for outcome in outcomes:
+                    if outcome.breach is not None:
+                        raise PoisonError(turn.batch.topic, turn.batch.partition, outcome.breach)
+                entry.outcomes += outcomes
+                entry.transitions += [(o.batch.last_offset, t) for o in outcomes for t in o.transitions]
+                entry.next_offset = turn.batch.last_offset + 1
+                entry.received_s = monotonic_s()
+                await self._passing.catch_up(entry)
         self._rhythm.moved.set()
-        self._intake.log_batch(batch, outcomes, monotonic_s() - started)
-        if entry.transitions or self.ledger.waiting >= self.settings.flush_rows:
+        for (_, turn), outcomes in zip(turns, found, strict=True):
+            self._intake.log_batch(turn.batch, outcomes, monotonic_s() - started)
+        if self.ledger.waiting >= self.settings.flush_rows or any(entry.transitions for entry, _ in turns):
             self._rhythm.wake.set()
+
+    async def _turn(self, place: Place, entry: Entry) -> Turn | None:
+        """What a partition of ours has to process now. Call under the entry's lock."""
+        if not self.custody.is_open or self.ledger.get(place) is not entry:
+            return None
+        await self._passing.catch_up(entry)
+        taken = entry.take(self.settings.batch_records)
+        batch = None if taken is None else unseen(taken, entry.next_offset)
+        if batch is None:
+            return None
+        self._passing.keep(entry)
+        return Turn(batch, entry.state, entry.condemned)
 
     async def _notify(self, message: Any) -> None:
         fetched: Fetched = message.value
