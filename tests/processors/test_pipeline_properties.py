@@ -13,11 +13,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from processors.pipeline import Turn, run, run_together
+from processors.snapshot import freeze
 from processors.territory import BinFull, LampDark, Rules, Silent
 from schemas.contracts import DOMAINS, Domain, contract_of
 from schemas.framing import single_object_prefix
+from schemas.records import Batch
 from schemas.rejects import Reason
-from tests.support.batches import HOUR, MINUTE, RECEIVED_MS, Ran, batch, cut, encoded, event, raw_bytes, reference
+from schemas.writers import own_writers
+from tests.support.batches import (
+    HOUR,
+    MINUTE,
+    RECEIVED_MS,
+    Ran,
+    batch,
+    cut,
+    encoded,
+    event,
+    raw_bytes,
+    reference,
+    state_of,
+)
 from tests.support.city import CITY, HERE, NOWHERE, THERE, TOWN, city, town
 
 #: Derandomized: the same examples in every run, so a failure here is the commit's and not the day's.
@@ -188,6 +204,50 @@ def test_the_cut_of_the_batches_never_shows(
         assert raw_bytes(parts.windows) == raw_bytes(once.windows)
     else:
         assert parts.taken == []
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> tuple[Domain, list[tuple[list[Batch], frozenset[int]]]]:
+    """Logs of several partitions of a topic, each cut somehow, and offsets that ClickHouse has refused of them."""
+    domain, logs_of_it = draw(domains), []
+    for number in range(draw(st.integers(2, 4))):
+        found = draw(st.lists(st.one_of(values(domain), values(domain), junk(domain)), min_size=1, max_size=25))
+        records = [encoded(domain, [one])[0] if isinstance(one, dict) else one for one in found]
+        offsets = [3 * i + (i % 7 == 0) for i in range(len(records))]
+        whole = batch(records, domain, partition=number, offsets=offsets)
+        sizes = draw(st.lists(st.integers(1, 12), max_size=6))
+        logs_of_it.append((cut(whole, sizes), draw(st.frozensets(st.sampled_from(offsets), max_size=3))))
+    return domain, logs_of_it
+
+
+@quick
+@given(crowd=crowds(), chunk_records=st.integers(1, 40))
+def test_the_company_of_other_partitions_never_shows(
+    crowd: tuple[Domain, list[tuple[list[Batch], frozenset[int]]]], chunk_records: int
+) -> None:
+    """Each partition becomes what it becomes alone, whichever others it is processed together with."""
+    domain, partitions = crowd
+    shared = reference(city(RULES), town(), chunk_records=chunk_records, disorder_ms=10 * MINUTE)
+    writers = own_writers(contract_of(domain))
+    alone, among = (
+        [Ran([], shared, state=state_of(batches[0], shared)) for batches, _ in partitions] for _ in range(2)
+    )
+    for number in range(max(len(batches) for batches, _ in partitions)):
+        here = [(i, batches[number], bad) for i, (batches, bad) in enumerate(partitions) if number < len(batches)]
+        for i, one, bad in here:
+            alone[i].add(run(one, alone[i].state, shared, writers, bad))
+        turns = [Turn(one, among[i].state, bad) for i, one, bad in here]
+        for (i, *_), outcomes in zip(here, run_together(turns, shared, writers), strict=True):
+            among[i].add(outcomes)
+    for (batches, bad), mine, theirs in zip(partitions, alone, among, strict=True):
+        assert_frame_equal(theirs.events, mine.events)
+        assert theirs.refused == mine.refused
+        assert {offset for offset, _, reason, _ in mine.refused if reason == Reason.SINK} <= bad
+        assert theirs.transitions == mine.transitions
+        ended = sorted([*theirs.events["offset"], *(offset for offset, *_ in theirs.refused)])
+        assert ended == [offset for one in batches for offset in one.offsets.tolist()]
+        last = batches[-1].last_offset
+        assert freeze(theirs.state, last) == freeze(mine.state, last)
 
 
 def long_log(domain: Domain, seed: int, count: int = 280) -> list[bytes | None]:

@@ -209,3 +209,28 @@ def test_a_log_that_has_gone_back_is_taken_up_again(world: World) -> None:
 
     lived(world, story)
     assert world.faults() == []
+
+
+def test_partitions_that_are_processed_together(clickhouse: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each goes on from its own offset; one that is lost meanwhile is left alone until it is taken up again."""
+    places = [replace(SENSOR, partition=number) for number in range(3)]
+    readings = log()[SENSOR]
+    logs = {place: replace(readings, partition=place.partition) for place in places}
+    world = offer(World(clickhouse, logs), monkeypatch)
+
+    async def story(one: Life) -> None:
+        for place in places:
+            await one.worker._ingest(one.kafka.fetch(place, 6, None))
+        some = [(place, one.entry(place)) for place in places]
+        lost, entry = some[0]
+        one.worker.ledger.drop(lost)
+        await one.worker._process(some)
+        assert (entry.next_offset, entry.outcomes, entry.arrived) == (0, [], 6)
+        for place, other in some[1:]:
+            assert (other.next_offset, [o.batch.partition for o in other.outcomes]) == (6, [place.partition])
+        one.custody.take_up_again(lost)
+        await one.settle()
+        await one.work()
+
+    lived(world, story)
+    assert world.faults() == []

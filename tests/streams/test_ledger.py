@@ -11,7 +11,7 @@ import pytest
 from sinks.rows import Origin
 from sinks.store import Pass
 from sinks.stored import Tail
-from streams.ledger import Cut, Entry, Ledger, Place
+from streams.ledger import Cut, Entry, Ledger, Place, in_company
 from tests.support.batches import Ran, batch, batch_of, events, process, reference, state_of
 
 SENSOR = Place("city.raw.sensor", 0)
@@ -44,6 +44,29 @@ def tail(last: int) -> Tail:
 
 
 # --- what has arrived
+
+
+@pytest.mark.parametrize(
+    ("arrived", "groups"),
+    [
+        ([], []),
+        ([0, 0], [[0, 1]]),
+        ([3, 4, 3], [[0, 1, 2]]),
+        ([3, 4, 4], [[0, 1], [2]]),
+        ([10, 1, 25, 0, 2], [[0], [1], [2, 3], [4]]),
+        ([25, 25], [[0], [1]]),
+    ],
+)
+def test_small_batches_go_in_company(arrived: list[int], groups: list[list[int]]) -> None:
+    """Partitions in their order, together as long as they have no more than ten records: nobody is left out, and who
+    has more goes with nobody who has any."""
+    entries = []
+    for number, count in enumerate(arrived):
+        one = entry(Place(SENSOR.topic, number))
+        one.inbox = [batch([b""] * count, partition=number)] if count else []
+        entries.append((Place(SENSOR.topic, number), one))
+    found = [[place.partition for place, _ in group] for group in in_company(entries, 10)]
+    assert found == groups
 
 
 @pytest.mark.parametrize("most", [1, 3, 5, 100])

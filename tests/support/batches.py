@@ -142,15 +142,27 @@ def process(one: Batch, state: PartitionState, shared: Reference) -> list[Outcom
 class Ran:
     """What batches of one partition became, whatever their cut, in forms that compare."""
 
-    def __init__(self, batches: Sequence[Batch], shared: Reference, *, take_after_each: bool = True) -> None:
+    def __init__(
+        self,
+        batches: Sequence[Batch],
+        shared: Reference,
+        *,
+        take_after_each: bool = True,
+        state: PartitionState | None = None,
+    ) -> None:
         self.shared = shared
-        self.state = state_of(batches[0], shared)
+        self.state = state_of(batches[0], shared) if state is None else state
         self.outcomes: list[Outcome] = []
         self.taken: list[ChunkRows] = []
         for one in batches:
             self.outcomes += process(one, self.state, shared)
             if take_after_each:
                 self.taken += take_window_rows(self.state)
+        self.taken += take_window_rows(self.state)
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Note what a batch became that was processed elsewhere, with `state`."""
+        self.outcomes += outcomes
         self.taken += take_window_rows(self.state)
 
     @property
