@@ -17,8 +17,8 @@ from tests.support.gateway import gateway
 from tests.support.kafka import pinned
 
 #: A worker that takes longer over one event than this is stuck.
-_SLOWEST_S: Final = 0.001
-_START_S: Final = 600.0
+SLOWEST_S: Final = 0.001
+START_S: Final = 600.0
 #: Workers wait, stopped, while records are published: Kafka must not take them for dead.
 _PATIENT: Final[Mapping[str, object]] = {"session_timeout_s": 600}
 #: From the last worker's readiness until the one before has given up the partitions it had.
@@ -73,7 +73,7 @@ def _alone(point: Point, place: Installation, seed: int) -> Cost:
     _publish(point, place, seed)
     began_ms = time.time() * 1_000
     with place.worker() as worker:
-        worker.until_stored(point.events, _START_S + point.events * _SLOWEST_S)
+        worker.until_stored(point.events, START_S + point.events * SLOWEST_S)
         worker.process.stop()
         return _cost(point, [worker], [began_ms])
 
@@ -96,7 +96,7 @@ def _shared(point: Point, place: Installation, seed: int) -> Cost:
         with _stopped(workers):
             _publish(point, place, seed)
             used = cpu_s(served.pid)
-        limit_s = _START_S + point.events * _SLOWEST_S
+        limit_s = START_S + point.events * SLOWEST_S
         workers[0].process.until(
             lambda: sum(worker.stored for worker in workers) >= point.events,
             f"{point.events} rows were stored",
@@ -120,13 +120,18 @@ def _stopped(workers: Sequence[DiaryWorker]) -> Iterator[None]:
             worker.process.popen.send_signal(signal.SIGCONT)
 
 
-def _publish(point: Point, place: Installation, seed: int) -> None:
-    options = {"--assets": point.assets, "--zones": point.zones, "--seed": seed, "--territory": place.territory}
-    options |= {"--bootstrap": place.kafka.bootstrap, "--events": point.events}
+def publish_town(assets: int, zones: int, events: int, place: Installation, seed: int) -> None:
+    """Make the town and publish its records. Raises ProcessError, BenchmarkError."""
+    options = {"--assets": assets, "--zones": zones, "--seed": seed, "--territory": place.territory}
+    options |= {"--bootstrap": place.kafka.bootstrap, "--events": events}
     command = module("benchmarks.town", *(part for option in options.items() for part in option))
-    told = json.loads(run(command, place.folder / "town", core=place.cores.others, timeout_s=_START_S))
-    if told["records"] != point.events:
-        raise BenchmarkError(f"{told['records']} of {point.events} records were published")
+    told = json.loads(run(command, place.folder / "town", core=place.cores.others, timeout_s=START_S))
+    if told["records"] != events:
+        raise BenchmarkError(f"{told['records']} of {events} records were published")
+
+
+def _publish(point: Point, place: Installation, seed: int) -> None:
+    publish_town(point.assets, point.zones, point.events, place, seed)
 
 
 def _cost(point: Point, workers: Sequence[DiaryWorker], began_ms: Sequence[float]) -> Cost:
