@@ -76,6 +76,9 @@ class Flusher:
         if not (entry.dirty or (due and entry.unsaved)):
             return None
         async with entry.lock:
+            if self._ledger.get(place) is not entry:
+                # It was given up while it was waited for: its state may be of records whose outcomes are lost.
+                return None
             begun.append((place, entry))
             entry.in_flight = True
             outcomes, transitions, passes = tuple(entry.outcomes), tuple(entry.transitions), tuple(entry.passes)

@@ -44,13 +44,19 @@ class Intake:
         self._reference = reference
         self._writers = writers
         self._log = logger("intake")
+        self._waiting: set[object] = set()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the registry is away and being waited for. For any thread."""
+        return bool(self._waiting)
 
     def through_the_stages(self, turns: Sequence[Turn]) -> list[list[Outcome]]:
         """Take batches of a topic through every stage, together. Changes their states; returns the outcomes of each.
 
         Raises RegistryAwayError when the registry stays away longer than the retry budget, and AccountingError.
         """
-        writers = _Patient(self._writers, contract_of(turns[0].state.domain), self._settings.retry_budget_s)
+        writers = self._patient(contract_of(turns[0].state.domain))
         found = run_together(turns, self._reference, writers)
         for batch, outcomes in zip((turn.batch for turn in turns), found, strict=True):
             ended = sum(len(o.events) + len(o.refused) for o in outcomes)
@@ -64,8 +70,11 @@ class Intake:
     def would_admit(self, batch: Batch, domain: Domain) -> tuple[pl.DataFrame, pl.DataFrame]:
         """What would become of these records now, each by itself, with `received_ms` as the broker's time: (events,
         rejects). Raises RegistryAwayError as above."""
-        writers = _Patient(self._writers, contract_of(domain), self._settings.retry_budget_s)
+        writers = self._patient(contract_of(domain))
         return admit(batch, domain, self._reference, writers)
+
+    def _patient(self, contract: Contract) -> _Patient:
+        return _Patient(self._writers, contract, self._settings.retry_budget_s, self._waiting)
 
     def log_batch(self, batch: Batch, outcomes: Sequence[Outcome], seconds: float) -> None:
         """One line about a batch that went through."""
@@ -86,23 +95,29 @@ class Intake:
 
 
 class _Patient:
-    """The writers of one contract, by framing; while the registry is away it is waited for, within a budget."""
+    """The writers of one contract, by framing; while the registry is away it is waited for, within a budget, and this
+    is in `waiting`."""
 
-    def __init__(self, writers: Writers, contract: Contract, budget_s: float) -> None:
+    def __init__(self, writers: Writers, contract: Contract, budget_s: float, waiting: set[object]) -> None:
         self._writers = writers
         self._contract = contract
         self._until = monotonic_s() + budget_s
+        self._waiting = waiting
         self._found: dict[bytes, Writer | None] = {}
 
     def get(self, prefix: bytes, /) -> Writer | None:
-        while prefix not in self._found:
-            try:
-                self._found[prefix] = self._writers.resolve(self._contract, prefix)
-            except RegistryAwayError as error:
-                if monotonic_s() > self._until:
-                    raise
-                logger("intake").warning("waiting for the schema registry", error=str(error))
-                sleep_s(1.0)
+        try:
+            while prefix not in self._found:
+                try:
+                    self._found[prefix] = self._writers.resolve(self._contract, prefix)
+                except RegistryAwayError as error:
+                    if monotonic_s() > self._until:
+                        raise
+                    self._waiting.add(self)
+                    logger("intake").warning("waiting for the schema registry", error=str(error))
+                    sleep_s(1.0)
+        finally:
+            self._waiting.discard(self)
         return self._found[prefix]
 
 

@@ -1,17 +1,15 @@
 """One worker: batches in, everything that follows out, and the loops that keep time.
 
-Batches of a partition are processed in order under its lock, in a thread, small ones of a topic together; what follows
-from them waits in the ledger until a flush makes it durable. Any failure that is not a record's own stops the process:
-nothing is then acknowledged.
+Batches that arrive are processed (`processing`); what follows from them waits in the ledger until a flush makes it
+durable. Any failure that is not a record's own stops the process: nothing is then acknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
 from functools import partial
 from secrets import token_hex
 from typing import Any, Final
@@ -19,7 +17,7 @@ from typing import Any, Final
 from faust.types import TP
 
 from processors.locate import Locator
-from processors.pipeline import Reference, Turn
+from processors.pipeline import Reference
 from processors.territory import Territory
 from schemas.contracts import RAW_TOPICS
 from schemas.registry import Writers
@@ -31,11 +29,12 @@ from streams.custody import Custody
 from streams.failures import NotDrainedError
 from streams.flush import Effects
 from streams.flusher import Flusher
-from streams.intake import Intake, PoisonError, limits, unseen
-from streams.ledger import Entry, Ledger, Place, in_company
+from streams.intake import Intake, limits
+from streams.ledger import Entry, Ledger, Place
 from streams.log import logger
 from streams.notify import Notifier
 from streams.passing import Passing
+from streams.processing import Processing
 from streams.produce import Confirmed
 from streams.recovery import Recovery
 from streams.rhythm import Rhythm
@@ -79,7 +78,6 @@ class Worker:
         self._zone_watch = ZoneWatch(territories, owner)
         self._recovery = Recovery(settings, self.reference, owner)
         self._sampling = Sampling(sink, owner, settings.sample_interval_s)
-        self._arrived = {topic: asyncio.Event() for topic in RAW_TOPICS.values()}
         self._ends: dict[Place, int] | None = None
         self._stop = asyncio.Event()
         self.custody = Custody(settings, self.ledger, self._recovery, sink, self._save, self.fail)
@@ -103,6 +101,10 @@ class Worker:
         self._passing = Passing(
             settings, clock, self.reference, self.ledger, self.custody, self._stages, self._rhythm.wake
         )
+        self._processing = Processing(
+            settings, self.ledger, self.custody, self._rhythm, self._passing, self._intake, self._stages,
+            self._is_waiting_enough,
+        )  # fmt: skip
         self._flusher = Flusher(settings, self.ledger, effects, self._stages, self.tally, clock)
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -136,7 +138,7 @@ class Worker:
             self.custody.run,
             partial(self._notifier.run, self._told),
             partial(self._sampling.run, self._samples, self.clock.now_ms),
-            *(partial(self._process_loop, topic) for topic in self._arrived),
+            *(partial(self._processing.run, topic) for topic in RAW_TOPICS.values()),
         ]
         loops = [asyncio.create_task(self._guarded(loop)) for loop in running]
         try:
@@ -184,8 +186,14 @@ class Worker:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether ClickHouse or Kafka is away and being waited for."""
-        return self.sink.is_waiting or self.confirmed.is_waiting or self.custody.is_kafka_away
+        """Whether ClickHouse, Kafka or the schema registry is away and being waited for. For any thread."""
+        is_kafka_away = self.confirmed.is_waiting or self.custody.is_kafka_away
+        return self.sink.is_waiting or is_kafka_away or self.is_registry_away
+
+    @property
+    def is_registry_away(self) -> bool:
+        """Whether records wait for a schema because the registry does not answer. For any thread."""
+        return self._intake.is_waiting
 
     @property
     def is_busy(self) -> bool:
@@ -246,7 +254,7 @@ class Worker:
         self.tally.took_part(monotonic_s())
         entry.fetched = batch.last_offset + 1
         entry.inbox.append(batch)
-        self._arrived[batch.topic].set()
+        self._processing.arrived(batch.topic)
 
     def _is_wanted(self, message: Any, place: Place, entry: Entry) -> bool:
         """Whether a batch is what the entry of its partition is to get next."""
@@ -263,64 +271,6 @@ class Worker:
     def _is_waiting_enough(self) -> bool:
         """Whether so much waits to be stored that no more may be processed: what one fetch brought may be a lot."""
         return self.ledger.waiting + self._flusher.in_flight >= _UNFLUSHED * self.settings.flush_rows
-
-    async def _process_loop(self, topic: str) -> None:
-        arrived, most, spent_s = self._arrived[topic], self.settings.batch_records, 0.0
-        while True:
-            await arrived.wait()
-            entries = [(place, entry) for place, entry in self.ledger if place.topic == topic]
-            if all(entry.arrived < most for _, entry in entries):
-                await self._rhythm.linger(topic, spent_s)
-            arrived.clear()
-            spent_s = 0.0
-            for some in in_company(entries, most):
-                while self._is_waiting_enough():
-                    self._rhythm.moved.clear()
-                    await wait(self._rhythm.moved, _POLL_S)
-                started = monotonic_s()
-                await whole(self._process(some))
-                spent_s += monotonic_s() - started
-                # What is left when partitions are handed over is read again.
-                if self.custody.is_open and any(entry.inbox for _, entry in some):
-                    arrived.set()
-
-    async def _process(self, some: Sequence[tuple[Place, Entry]]) -> None:
-        async with AsyncExitStack() as locked:
-            for _, entry in some:
-                await locked.enter_async_context(entry.lock)
-            turns = [(entry, turn) for place, entry in some if (turn := await self._turn(place, entry))]
-            if not turns:
-                return
-            started = monotonic_s()
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._stages, self._intake.through_the_stages, [turn for _, turn in turns]
-            )
-            for (entry, turn), outcomes in zip(turns, found, strict=True):
-                for outcome in outcomes:
-                    if outcome.breach is not None:
-                        raise PoisonError(turn.batch.topic, turn.batch.partition, outcome.breach)
-                entry.outcomes += outcomes
-                entry.transitions += [(o.batch.last_offset, t) for o in outcomes for t in o.transitions]
-                entry.next_offset = turn.batch.last_offset + 1
-                entry.received_s = monotonic_s()
-                await self._passing.catch_up(entry)
-        self._rhythm.moved.set()
-        for (_, turn), outcomes in zip(turns, found, strict=True):
-            self._intake.log_batch(turn.batch, outcomes, monotonic_s() - started)
-        if self.ledger.waiting >= self.settings.flush_rows or any(entry.transitions for entry, _ in turns):
-            self._rhythm.wake.set()
-
-    async def _turn(self, place: Place, entry: Entry) -> Turn | None:
-        """What a partition of ours has to process now. Call under the entry's lock."""
-        if not self.custody.is_open or self.ledger.get(place) is not entry:
-            return None
-        await self._passing.catch_up(entry)
-        taken = entry.take(self.settings.batch_records)
-        batch = None if taken is None else unseen(taken, entry.next_offset)
-        if batch is None:
-            return None
-        self._passing.keep(entry)
-        return Turn(batch, entry.state, entry.condemned)
 
     async def _notify(self, message: Any) -> None:
         fetched: Fetched = message.value

@@ -53,14 +53,14 @@ def text_lines(stream: BinaryIO, most_bytes: int) -> Iterator[tuple[int, bytes |
     number = 0
     while chunk := stream.readline(most_bytes + 2):
         number += 1
-        if chunk.endswith(b"\n"):
+        if is_whole := chunk.endswith(b"\n"):
             chunk = chunk[: -2 if chunk.endswith(b"\r\n") else -1]
         if len(chunk) <= most_bytes:
             yield number, chunk
             continue
         yield number, None
-        while (chunk := stream.readline(most_bytes)) and not chunk.endswith(b"\n"):
-            pass
+        while not is_whole and (chunk := stream.readline(most_bytes)):
+            is_whole = chunk.endswith(b"\n")
 
 
 def too_long(number: int, most_bytes: int) -> Line:

@@ -121,7 +121,7 @@ def _guessed(form: Format, first: bytes, given: io.BufferedIOBase, most_bytes: i
             found = _by_fields(json_lines.fields(line) if form == "jsonl" else csv_lines.fields(line))
         if found is not None:
             return found, head
-        if not head.strip() or _foreign(head) or (form == "csv" and line.strip()):
+        if not line or _foreign(head) or (form == "csv" and line.strip()):
             break
         line = given.readline(most_bytes)
         head += line

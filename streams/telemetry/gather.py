@@ -64,6 +64,7 @@ def _places(worker: Worker) -> Iterator[Sample]:
 def _state(worker: Worker) -> Iterator[Sample]:
     yield Sample("vigie_waiting_for", ("clickhouse",), worker.sink.is_waiting)
     yield Sample("vigie_waiting_for", ("kafka",), _kafka_is_away(worker))
+    yield Sample("vigie_waiting_for", ("registry",), worker.is_registry_away)
     yield Sample("vigie_stalled_seconds", (), worker.stalled_s)
     yield Sample("vigie_ready", (), not unready(worker))
 
@@ -83,6 +84,8 @@ def unready(worker: Worker) -> list[str]:
         found.append(f"ClickHouse is away and being waited for: {without_password(worker.sink.url)}")
     if _kafka_is_away(worker):
         found.append(f"Kafka is away and being waited for: {worker.settings.kafka_bootstrap}")
+    if worker.is_registry_away:
+        found.append(f"the schema registry is away and being waited for: {worker.settings.schema_registry_url}")
     if not worker.custody.is_open:
         found.append("its partitions are not taken over yet")
     return found

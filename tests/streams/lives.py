@@ -212,7 +212,7 @@ class Life:
         await self.worker._ingest(message)
         entry = self.entry(place)
         while entry.inbox:
-            await self.worker._process([(place, entry)])
+            await self.worker._processing.process([(place, entry)])
         return True
 
     async def idle(self, now_ms: int) -> None:

@@ -106,7 +106,7 @@ def test_nothing_is_processed_after_a_drain(world: World) -> None:
         entry = one.entry(SENSOR)
         assert entry.inbox == []
         entry.inbox.append(message.value.batch)
-        await one.worker._process([(SENSOR, entry)])
+        await one.worker._processing.process([(SENSOR, entry)])
         assert (entry.next_offset, len(entry.inbox)) == (0, 1)
 
     lived(world, story)

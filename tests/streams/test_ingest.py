@@ -14,9 +14,11 @@ from schemas.records import Rows
 from sinks import stored
 from sinks.clickhouse import Sink
 from streams import broker
+from streams.intake import PoisonError
 from streams.recovery import GONE
 from tests.streams.lives import Life, Plan, life, offer
 from tests.streams.worlds import SENSOR, World, log
+from tests.support.batches import batch
 
 _TP = TP(SENSOR.topic, SENSOR.partition)
 
@@ -211,20 +213,28 @@ def test_a_log_that_has_gone_back_is_taken_up_again(world: World) -> None:
     assert world.faults() == []
 
 
+PLACES = [replace(SENSOR, partition=number) for number in range(3)]
+
+
+def several(clickhouse: Sink, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world whose topic has three partitions."""
+    readings = log()[SENSOR]
+    return offer(
+        World(clickhouse, {place: replace(readings, partition=place.partition) for place in PLACES}), monkeypatch
+    )
+
+
 def test_partitions_that_are_processed_together(clickhouse: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each goes on from its own offset; one that is lost meanwhile is left alone until it is taken up again."""
-    places = [replace(SENSOR, partition=number) for number in range(3)]
-    readings = log()[SENSOR]
-    logs = {place: replace(readings, partition=place.partition) for place in places}
-    world = offer(World(clickhouse, logs), monkeypatch)
+    world = several(clickhouse, monkeypatch)
 
     async def story(one: Life) -> None:
-        for place in places:
+        for place in PLACES:
             await one.worker._ingest(one.kafka.fetch(place, 6, None))
-        some = [(place, one.entry(place)) for place in places]
+        some = [(place, one.entry(place)) for place in PLACES]
         lost, entry = some[0]
         one.worker.ledger.drop(lost)
-        await one.worker._process(some)
+        await one.worker._processing.process(some)
         assert (entry.next_offset, entry.outcomes, entry.arrived) == (0, [], 6)
         for place, other in some[1:]:
             assert (other.next_offset, [o.batch.partition for o in other.outcomes]) == (6, [place.partition])
@@ -234,3 +244,33 @@ def test_partitions_that_are_processed_together(clickhouse: Sink, monkeypatch: p
 
     lived(world, story)
     assert world.faults() == []
+
+
+def test_a_flood_in_one_partition_keeps_nothing_of_its_company(
+    clickhouse: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records that were processed together with a flood are read again: no flush that waited for them stores a state
+    that has seen them, and nothing that went before is lost."""
+    world, flooded = several(clickhouse, monkeypatch), PLACES[1]
+    world.log[flooded] = batch([b"junk"] * 24, partition=flooded.partition)
+    world.settings["max_consecutive_invalid"] = 3
+
+    async def story(one: Life) -> None:
+        entries = {place: one.entry(place) for place in PLACES}
+        for place in (PLACES[0], PLACES[2]):
+            await one.read(place, 6)
+        for place in PLACES:
+            await one.worker._ingest(one.kafka.fetch(place, 6, None))
+        processing = asyncio.create_task(one.worker._processing.process(list(entries.items())))
+        await asyncio.sleep(0)
+        flushing = asyncio.create_task(one.flush(save=True))
+        with pytest.raises(PoisonError):
+            await processing
+        await flushing
+        assert len(one.worker.ledger) == 0
+
+    lived(world, story)
+    for place in PLACES:
+        newest = stored.newest_snapshot(world.origin(place), world.sink)
+        assert newest is None or newest.next_offset == 0, place
+        assert world.offsets(place, "events_sensor") == {}

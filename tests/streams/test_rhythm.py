@@ -71,9 +71,27 @@ def test_what_has_arrived_goes_with_the_flush_that_is_due(world: World) -> None:
             await one.worker._rhythm.gather()
             assert one.entry(SENSOR).next_offset == 6
 
-        await during(one.worker._process_loop(SENSOR.topic), act())
+        await during(one.worker._processing.run(SENSOR.topic), act())
 
     lived(world, story, linger_s=_NEVER_S)
+
+
+def test_records_of_a_partition_that_comes_while_others_linger(world: World) -> None:
+    """They are processed with the others, though the partition was not there when the lingering began."""
+
+    async def story(one: Life) -> None:
+        async def act() -> None:
+            await arrive(one, 6)
+            await until(lambda: SENSOR.topic in one.worker._rhythm._lingers)
+            one.custody.take_up_again(SENSOR)
+            await one.settle()
+            await arrive(one, 6)
+            assert one.entry(SENSOR).next_offset == 0, "it lingers"
+            await until(lambda: one.entry(SENSOR).next_offset == 6)
+
+        await during(one.worker._processing.run(SENSOR.topic), act())
+
+    lived(world, story, linger_s=0.1)
 
 
 def test_a_flush_does_not_wait_for_long(world: World) -> None:
@@ -162,7 +180,7 @@ def test_fewer_fetches_where_batches_gather_for_longer(world: World) -> None:
         async def act() -> None:
             await until(lambda: one.entry(SENSOR).next_offset == 6)
 
-        await during(one.worker._process_loop(SENSOR.topic), act())
+        await during(one.worker._processing.run(SENSOR.topic), act())
         assert one.custody.pause_s == pytest.approx(0.01), "what is processed for the first time has cost nothing yet"
 
     lived(world, story, linger_s=0.04)

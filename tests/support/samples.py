@@ -112,7 +112,7 @@ def _said(worker: _Worker, at: datetime, rng: random.Random) -> Iterator[Sample]
         labels = (("quantile", quantile),)
         yield Sample(at, worker.name, "vigie_visible_seconds", labels, visible + rng.uniform(0, 0.1))
         yield Sample(at, worker.name, "vigie_flush_seconds", labels, flush + rng.uniform(0, 0.05))
-    for what in ("clickhouse", "kafka"):
+    for what in ("clickhouse", "kafka", "registry"):
         yield Sample(at, worker.name, "vigie_waiting_for", (("what", what),), 0.0)
     yield Sample(at, worker.name, "vigie_stalled_seconds", (), rng.uniform(0, 1))
     yield Sample(at, worker.name, "vigie_ready", (), 1.0)
