@@ -21,6 +21,8 @@ NULL_HEADER: Final = "vigie_value_null"
 
 #: Headers may hold anything: numbers as Kafka and we write them, and no longer than an Int64.
 _NUMBER: Final = re.compile(rb"[0-9]{1,18}")
+#: The highest number of a partition that our tables take.
+MOST_PARTITION: Final = 65_535
 _COUNT: Final = re.compile(rb"[0-9]{1,3}")
 
 
@@ -85,6 +87,8 @@ def told(headers: Sequence[Header]) -> Told | None:
     ours = dict(headers[last:])
     topic, partition, offset = (ours.get(_CONNECT + name) or b"" for name in ("topic", "partition", "offset"))
     if not (topic and _NUMBER.fullmatch(partition) and _NUMBER.fullmatch(offset) and ours.get(REASON_HEADER)):
+        return None
+    if int(partition) > MOST_PARTITION:
         return None
     return Told(
         topic=_text(topic),

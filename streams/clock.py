@@ -69,6 +69,11 @@ def monotonic_s() -> float:
     return time.monotonic()
 
 
+def boot_s() -> float:
+    """The same, with the time for which the machine was suspended, where its system counts that (Linux)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
 

@@ -34,5 +34,9 @@ def counts(found: Mapping[str, int]) -> str:
 
 
 def moment(ms: int) -> str:
-    """An instant (milliseconds since 1970) to the second, as people and --from read it."""
-    return f"{instant(ms):%Y-%m-%dT%H:%M:%SZ}"
+    """An instant (milliseconds since 1970) to the second, as people and --from read it; the number itself where no
+    calendar has it: a record may bear any."""
+    try:
+        return f"{instant(ms):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError):
+        return f"{ms} ms"

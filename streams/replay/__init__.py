@@ -13,7 +13,7 @@ What holds for both:
 
 Not used: Kafka's transactions. vigie, like most readers here, reads records as they come, and those of a transaction
 that was given up would count. What that leaves open: a process that is frozen for longer than VIGIE_REPLAY_STALE_S (a
-suspended virtual machine), taken for dead, and wakes up, may still send the one request that it had begun.
+suspended virtual machine), taken for dead, and wakes up, may still send what it had handed to its client by then.
 """
 
 from __future__ import annotations

@@ -147,6 +147,7 @@ class _Forwarding:
         self._next = {place: start.next.get(place, span.first) for place, span in job.spans.items()}
         self._read, self._sent, self._left_out = start.read, start.sent, Counter(start.left_out)
         self._numbered = {place.partition: place for place in job.spans}
+        self._behind = dict(start.behind)
         self._cut_s, self._shown_s = monotonic_s() + _CUT_S, 0.0
         self._run = job.run_id.encode()
 
@@ -186,6 +187,7 @@ class _Forwarding:
                 self._sender.serve(slice_s(wait_s))
                 if not self._tend():
                     return False
+        self._journal.check()
         headers = [*(message.headers() or ()), *marks(self._run, place.topic, place.partition, message.offset(), at_ms)]
         self._sender.send(self._job.target, place.partition, message.key(), message.value(), headers, at_ms)
         return True
@@ -206,8 +208,13 @@ class _Forwarding:
 
     def _cut(self) -> None:
         self._sender.flush()
-        behind = self._offsets.ends(Place(self._job.target, place.partition) for place in self._job.spans)
-        self._journal.note(Cut(dict(self._next), behind, self._read, self._sent, dict(self._left_out)))
+        ends = self._offsets.ends(Place(self._job.target, place.partition) for place in self._job.spans)
+        for place, reached in self._next.items():
+            # What is skipped because it is there already has its traces further back: they will be looked for again.
+            if reached > self._job.sent.get(place, -1):
+                there = Place(self._job.target, place.partition)
+                self._behind[there] = ends[there]
+        self._journal.note(Cut(dict(self._next), dict(self._behind), self._read, self._sent, dict(self._left_out)))
         self._cut_s = monotonic_s() + _CUT_S
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from sinks.clickhouse import Sink, SinkError
 from sinks.replays import Run, RunState, run_of, store_run
-from streams.clock import monotonic_s, sleep_s, utc_now
+from streams.clock import boot_s, sleep_s, utc_now
 from streams.ledger import Place
 from streams.replay import ReplayError
 from streams.setup import Say
@@ -91,7 +91,7 @@ class Journal:
         self._sink = sink
         self._stale_s = stale_s
         self._stop = threading.Event()
-        self._told_s = monotonic_s()
+        self._told_s = boot_s()
         self._written = 0
         self._other: str | None = None
         self._away = ""
@@ -115,7 +115,7 @@ class Journal:
         """Raises ReplayError when another process has the run, or when it cannot be told any more that this one has."""
         if self._other is not None:
             raise ReplayError(f"another process has taken the run up: {self._other}")
-        silent_s = monotonic_s() - self._told_s
+        silent_s = boot_s() - self._told_s
         if silent_s > _SILENT * self._stale_s:
             raise ReplayError(
                 f"ClickHouse could not be told for {silent_s:.0f} s that this run goes on: another process might begin "
@@ -151,7 +151,7 @@ class Journal:
                 self._away = str(error)
 
     def _write(self, sink: Sink) -> None:
-        begun_s = monotonic_s()
+        begun_s = boot_s()
         self._written += 1
         store_run(self._run, sink, f"{self._run.process}|{self._written}")
         # Since when another process sees that it goes on, at the latest: not since the answer came.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from schemas.records import Header
+from sinks.dead_letters import MOST_PARTITION
 from sinks.replays import Refused
 
 RUN_HEADER: Final = "vigie_replay_run"
@@ -29,4 +30,6 @@ def origin(headers: Sequence[Header], run: bytes) -> Refused | None:
     if last.get(RUN_HEADER) != run:
         return None
     found = _ORIGIN.fullmatch(last.get(ORIGIN_HEADER) or b"")
-    return Refused(found[1].decode(), *map(int, found.groups()[1:])) if found else None
+    if found is None or int(found[2]) > MOST_PARTITION:
+        return None
+    return Refused(found[1].decode(), *map(int, found.groups()[1:]))

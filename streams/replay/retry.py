@@ -114,7 +114,9 @@ def _settle(run: Run, settings: Settings, sink: Sink, offsets: Offsets, say: Say
                 f"retry {run.run_id} was cut short, and what it may have sent to {place.topic}/{place.partition} is "
                 "being deleted already: a letter that it sent last may be sent again"
             )
-        found = [(one, retries_of(headers)) for one, headers in traces(settings, offsets, run.run_id, start.behind)]
+        starts = offsets.starts(start.behind)
+        behind = {place: max(offset, starts[place]) for place, offset in start.behind.items()}
+        found = [(one, retries_of(headers)) for one, headers in traces(settings, offsets, run.run_id, behind)]
         store_retried(found, run.run_id, sink)
         journal.note(replace(start, behind=offsets.ends(start.behind), sent=start.sent + len(found)))
     journal.close("interrupted", f"cut short; {len(found)} letters that it had sent last were found in Kafka")
@@ -185,6 +187,7 @@ class _Retrying:
                 self._tend()
                 if self._stop():
                     return False
+            self._journal.check()
             # Before it is sent: what a cut is made of is confirmed, so it cannot count what is not handed over.
             self._sender.send(letter.told.topic, None, letter.key, letter.value, self._headers(letter))
             self._under_way.append((letter.refused, letter.told.retries + 1))

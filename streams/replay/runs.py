@@ -113,6 +113,11 @@ def resume(settings: Settings, sink: Sink, offsets: Offsets, run: Run, say: Say)
                 f"what this run has sent to {places[0].topic}/{places[0].partition} is not all there any more: where "
                 "it stopped cannot be known; begin a new run"
             )
+        if places := created_anew(offsets, {place: span.end for place, span in job.spans.items()}):
+            raise ReplayError(
+                f"{places[0].topic}/{places[0].partition} ends before what this run was to read of it: the topic has "
+                "been created anew; begin a new run"
+            )
         sent, count = dict[Place, int](), 0
         for one, _ in traces(settings, offsets, run.run_id, start.behind):
             place, count = Place(one.topic, one.partition), count + 1

@@ -10,20 +10,25 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from click.testing import CliRunner
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from schemas.contracts import DEAD_LETTER_TOPIC, DOMAINS, RAW_TOPICS, Domain, contract_of
 from schemas.framing import encode
 from schemas.rejects import Reason
 from sinks.dead_letters import REPLAY_HEADER
-from sinks.replays import Refused
+from sinks.replays import Refused, Run, store_run
 from streams.cli.dead_letter import dead_letter
+from streams.clock import utc_now
+from streams.ledger import Place
+from streams.replay.journal import Cut
 from streams.replay.provenance import ORIGIN_HEADER, RUN_HEADER, origin
 from streams.territory.files import versioned, write
 from tests.support.batches import event
@@ -49,7 +54,7 @@ _SETTINGS: Final[dict[str, object]] = {
     "snapshot_interval_s": 0.5,
     # A worker that was stopped is replaced by its successor at once.
     "instance_id": "worker",
-    "replay_stale_s": 5,
+    "replay_stale_s": 15,
 }
 
 
@@ -218,16 +223,21 @@ def test_refused_records_are_told_retried_once_and_left_alone(made: World, tmp_p
 
     with made.worker() as worker:
         worker.wait_for(lambda: shell.letters() == reasons.total(), "every letter had come")
-        # A crash sends a dead letter again, and anybody may write to a topic.
+        # A crash sends a dead letter again, as a row that ClickHouse refuses does, and anybody may write to a topic.
+        worker.wait_for(lambda: stored(made, "1").total() == clean_ones, "the others were stored")
+        known = shell.stats()["repeated"]
         letter: Any = everything(made.bootstrap, [DEAD_LETTER_TOPIC])[0]
         producer, at_ms = Producer({"bootstrap.servers": made.bootstrap, "log_level": 0}), letter.timestamp()[1]
         producer.produce(DEAD_LETTER_TOPIC, letter.value(), letter.key(), timestamp=at_ms, headers=letter.headers())
         producer.produce(DEAD_LETTER_TOPIC, b"hello")
+        # Of a partition that no table of ours takes.
+        foreign = [(name, b"70000" if name.endswith(".partition") else value) for name, value in letter.headers()]
+        producer.produce(DEAD_LETTER_TOPIC, letter.value(), letter.key(), timestamp=at_ms, headers=foreign)
         assert producer.flush(30) == 0
         told = shell.stats()
         assert by(told, "reason") == reasons
         assert by(told, "topic") == Counter(RAW_TOPICS[one.domain] for one in sent if one.reason is not None)
-        assert (told["records"], told["repeated"], told["strange"]) == (reasons.total(), 1, 1)
+        assert (told["records"], told["repeated"], told["strange"]) == (reasons.total(), known + 1, 2)
         assert by(told, "retried") == {0: reasons.total()}
         listed = shell.run("list", "--json", "--reason", "future", "--limit", "7").out.splitlines()
         assert [json.loads(line)["message"] for line in listed] == ["observed_at is ahead of the broker's time"] * 7
@@ -253,7 +263,7 @@ def test_refused_records_are_told_retried_once_and_left_alone(made: World, tmp_p
             f"still unknown_jurisdiction {_EACH}, retried 2 times already {_OF_SENSORS}, stored meanwhile 2"
         )
         assert row in " ".join(mended.run("retry").out.split())
-        slowly = ("dead-letter", "retry", "--no-dry-run", *by_lamps, "--rate", "6/s")
+        slowly = ("dead-letter", "retry", "--no-dry-run", *by_lamps, "--rate", "2/s")
         with Command(*slowly, folder=tmp_path / "killed", settings=mended.settings) as killed:
             killed.wait_for(lambda: len(retried(made)) >= 2 * _OF_SENSORS + 3, "some were sent")
             killed.process.send_signal(signal.SIGKILL)
@@ -275,9 +285,29 @@ def test_refused_records_are_told_retried_once_and_left_alone(made: World, tmp_p
         stopped(worker)
     assert set(stored(made, "1").values()) == {1}
     as_they_were(made)
+    a_retry_of_long_ago_holds_nobody_up(made, mended)
     runs = made.rows("SELECT state, sent FROM replay_runs FINAL WHERE kind = 'retry' ORDER BY started_at")
     counts = [_OF_SENSORS, _OF_SENSORS, 0, before, wanted - before, 0, _CURSED]
-    assert runs == [("interrupted" if at == 3 else "done", count) for at, count in enumerate(counts)]
+    states = ["done", "done", "done", "interrupted", "done", "done", "done"]
+    assert runs == [("interrupted", 0), *zip(states, counts, strict=True), ("done", 0)]
+
+
+def a_retry_of_long_ago_holds_nobody_up(made: World, shell: Shell) -> None:
+    """What a retry sent that was cut short may have been deleted since: that is told, and the next one goes on."""
+    lamps = Place(RAW_TOPICS["lighting"], 0)
+    behind = {lamps: 0}
+    long_ago = utc_now() - timedelta(days=30)
+    failed_run = Run(
+        run_id="long-ago", kind="retry", state="failed", who="op", process="gone", started_at=long_ago,
+        source=DEAD_LETTER_TOPIC, targets=(lamps.topic,), selection="{}", plan="{}", cut=Cut(behind=behind).to_json(),
+    )  # fmt: skip
+    store_run(failed_run, made.sink, "1")
+    admin = AdminClient({"bootstrap.servers": made.bootstrap, "log_level": 0})
+    (deleted,) = admin.delete_records([TopicPartition(lamps.topic, lamps.partition, 3)]).values()
+    assert deleted.result(timeout=30).low_watermark == 3
+    done = shell.run("retry", "--no-dry-run")
+    assert "retry long-ago was cut short" in done.err and "is being deleted already" in done.err
+    assert "\n0 records sent, " in done.out
 
 
 def has_retried(shell: Shell, count: int) -> bool:

@@ -144,6 +144,7 @@ def test_what_is_no_count_counts_as_none(values: tuple[bytes | None, ...], count
     "spoilt",
     [
         {"__connect.errors.topic": None}, {"__connect.errors.offset": b"x"}, {"__connect.errors.partition": b"-1"},
+        {"__connect.errors.partition": b"65536"},
         {"__connect.errors.offset": b"1" * 19}, {"vigie_reason": None}, {"__connect.errors.topic": b""},
     ],
 )  # fmt: skip

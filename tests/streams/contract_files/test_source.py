@@ -17,6 +17,7 @@ from schemas.problems import Rule
 from streams.contract_files import json_lines
 from streams.contract_files.checking import Account, Told, checked
 from streams.contract_files.identities import Identities
+from streams.contract_files.lines import text_lines
 from streams.contract_files.source import Format, Source, UnclearError, named, opened
 from tests.streams.contract_files.judging import basis, written
 from tests.streams.contract_files.mistakes import COLUMNS, VENDOR, avro_file, value, vendor_value
@@ -51,6 +52,23 @@ def test_the_fields_tell_the_contract(domain: Domain, tmp_path: Path) -> None:
         with opened(written(tmp_path, name, content), None, None, _MOST) as source:
             assert (source.contract, source.domain) == (contract, domain), name
             assert source.unit == ("record" if name.endswith("avro") else "line")
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_blank_lines_before_the_first_tell_nothing(domain: Domain, tmp_path: Path) -> None:
+    """They are warned of, and what comes behind them tells the contract."""
+    good = event(domain)
+    for name, content in (("a.jsonl", json.dumps(good)), ("a.csv", ";".join(good)), ("a.hex", "")):
+        whole = content.encode() or encode(contract_of(domain), good).hex().encode()
+        with opened(written(tmp_path, name, b"\n \n" + whole + b"\n"), None, None, _MOST) as source:
+            assert source.domain == domain, name
+
+
+def test_a_line_that_is_too_long_ends_where_it_ends() -> None:
+    """However much too long it is, the next one is whole, and has its number."""
+    for extra in range(1, 30):
+        content = b"a" * (10 + extra) + b"\r\n"[extra % 2 :] + b"bb\ncc"
+        assert list(text_lines(io.BytesIO(content), 10)) == [(1, None), (2, b"bb"), (3, b"cc")], extra
 
 
 def test_names_of_files_tell_the_format(tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def test_a_copy_says_where_it_comes_from() -> None:
     assert origin(second, b"run-2") == Refused("lab", 0, 5, -1)
 
 
-@pytest.mark.parametrize("value", [None, b"", b"lab/0/5", b"lab/x/5@1", b"lab/0/5@1 ", b"a/b/0/5@1", b"\xff/0/5@1"])
+@pytest.mark.parametrize(
+    "value", [None, b"", b"lab/0/5", b"lab/x/5@1", b"lab/0/5@1 ", b"a/b/0/5@1", b"\xff/0/5@1", b"lab/70000/5@1"]
+)
 def test_what_is_no_origin_is_nobodys(value: bytes | None) -> None:
     """Whoever writes our headers by hand does not stop a run that reads them."""
     assert origin([(RUN_HEADER, b"run"), (ORIGIN_HEADER, value)], b"run") is None
