@@ -269,7 +269,7 @@ def test_killed_in_the_middle_and_taken_up_again(
     slowly = ("replay", "--resume", run_id, "--speed", "max", "--rate", "1/s", "--no-dry-run")
     with Command(*slowly, folder=tmp_path / "again", settings=ours) as running:
         running.wait_for(lambda: row_of(sink, run_id).process != killed.process, "it has taken the run up", 60)
-        running.wait_for_text(f"run {run_id}")
+        running.wait_for_text(f"run {run_id}: ")
         running.interrupt()
         failed(running.wait(), f"vigie replay --resume {run_id} --no-dry-run", "interrupted")
     assert length(module_kafka, lab) - before <= 5
