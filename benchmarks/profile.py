@@ -1,12 +1,13 @@
 """Where the processor time of a worker goes that catches up, or keeps up: with a clock at each of its steps.
 
-    python -m benchmarks.profile [--events 400000] [--rate N [--for 40]] [--seed 1] [--keep]
+    python -m benchmarks.profile [--events 400000] [--rate N [--for 40] | --workers N] [--seed 1] [--keep]
 
 It is job `store` of `benchmarks.run`: the same records, territory, core and command; with `--rate` the load of
-`benchmarks.latency`, so many events a second for so many seconds, dated when they are sent. Microseconds are processor
+`benchmarks.latency`, so many events a second for so many seconds, dated when they are sent. With `--workers` so many find
+the records together, on one core, ClickHouse being behind a gateway on the other; what they spend is added up. Microseconds are processor
 time for one event, of the thread that called, so that of an insert only what ClickHouse does in it counts, and what
 Polars and ClickHouse do in threads of their own stands below, by thread. Writes results/latest-profile.json
-(latest-profile-at-N.json with `--rate`) and, with --keep, a dated copy.
+(latest-profile-at-N.json with `--rate`, latest-profile-of-N.json with `--workers`) and, with --keep, a dated copy.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,11 +31,18 @@ from benchmarks import kept
 from benchmarks.installation import BenchmarkError, Installation, installed, two_cores
 from benchmarks.process import VIGIE, ProcessError, end_when_told, module, run, started
 from benchmarks.run import EVENTS
-from tests.support.kafka import KafkaError
+from benchmarks.scale_point import PATIENT, SETTLED_S, START_S, stopped
+from sinks.clickhouse import connect
+from tests.support.gateway import gateway
+from tests.support.kafka import KafkaError, pinned
 from tests.support.pipeline import GROUP, committed_offsets
 
 #: Making records takes a few seconds, and the last of them must have been stored when the worker is stopped.
 _MAKE_S: Final = 120.0
+_HOLDERS: Final = (
+    "SELECT uniqExact(holder) FROM (SELECT argMax(owner, term) AS holder FROM owners WHERE topic != '' "
+    "GROUP BY topic, partition)"
+)
 
 
 def measure(folder: Path, events: int, seed: int) -> dict[str, Any]:
@@ -43,7 +55,7 @@ def measure(folder: Path, events: int, seed: int) -> dict[str, Any]:
         summary = folder / "summary.json"
         command = module("benchmarks.profiled", told, "--until-caught-up", "--summary", summary)
         run(command, folder / "worker", core=cores.worker, settings=place.all_settings)
-    return _read(told, summary, events)
+    return _read([(told, summary)], events)
 
 
 def measure_at(rate: float, seconds: float, folder: Path, seed: int) -> dict[str, Any]:
@@ -69,7 +81,36 @@ def measure_at(rate: float, seconds: float, folder: Path, seed: int) -> dict[str
             sent = int(json.loads(load.end(seconds + _MAKE_S).splitlines()[-1])["sent"])
             worker.until(lambda: _committed(place) >= sent, "it had stored what was sent", _MAKE_S)
             worker.stop()
-    return _read(told, summary, sent)
+    return _read([(told, summary)], sent)
+
+
+def measure_together(workers: int, folder: Path, events: int, seed: int) -> dict[str, Any]:
+    """Let several workers of one core catch up together, read their clocks. Raises as `measure` does."""
+    cores, territory = two_cores(), folder / "territory"
+    run([*VIGIE, "territory", "synth", "--out", str(territory), "--seed", str(seed)], folder / "synth")
+    told = [(folder / f"told-{number}.json", folder / f"summary-{number}.json") for number in range(workers)]
+    with ExitStack() as stack:
+        place = stack.enter_context(installed(folder, cores, territory, PATIENT))
+        with pinned({cores.others}):
+            served = stack.enter_context(gateway(folder))
+        place = replace(place, settings={**place.settings, "clickhouse_url": served.url})
+        place.init()
+        running = []
+        for number, (clocks, summary) in enumerate(told):
+            command = module("benchmarks.profiled", clocks, "--summary", summary)
+            at = folder / f"worker-{number}"
+            running.append(stack.enter_context(started(command, at, core=cores.worker, settings=place.all_settings)))
+        with closing(connect(served.url)) as sink:
+            running[0].until(lambda: sink.rows(_HOLDERS)[0][0] == workers, "all of them had partitions", _MAKE_S)
+        time.sleep(SETTLED_S)
+        with stopped(running):
+            options = {"--bootstrap": place.kafka.bootstrap, "--events": events, "--seed": seed}
+            options |= {"--territory": folder / "the-same"}
+            run(module("benchmarks.load", *(part for option in options.items() for part in option)), folder / "load")
+        running[0].until(lambda: _committed(place) >= events, "they had stored what was sent", START_S)
+        for worker in running:
+            worker.stop()
+    return _read(told, events)
 
 
 def _committed(place: Installation) -> int:
@@ -77,15 +118,37 @@ def _committed(place: Installation) -> int:
     return sum(committed_offsets(place.kafka.bootstrap, GROUP).values())
 
 
-def _read(told: Path, summary: Path, events: int) -> dict[str, Any]:
-    """What the clocks say of so many events, each of which must have been stored."""
-    found, stored = json.loads(told.read_text("utf-8")), json.loads(summary.read_text("utf-8"))
-    if stored["stored"] != events:
-        raise BenchmarkError(f"{stored['stored']} of {events} records were stored; all are clean")
-    for step in found["steps"]:
-        step["us_per_event"] = round(step["cpu_s"] * 1e6 / events, 3)
-    found["steps"].sort(key=lambda step: -step["cpu_s"])
-    return {"events": events, "seconds": stored["seconds"], "events_per_s": stored["events_per_s"], **found}
+def _read(told: Sequence[tuple[Path, Path]], events: int) -> dict[str, Any]:
+    """What the clocks of the workers say of so many events, each of which must have been stored."""
+    clocks, summaries = ([json.loads(one[at].read_text("utf-8")) for one in told] for at in (0, 1))
+    stored = sum(summary["stored"] for summary in summaries)
+    if stored != events:
+        raise BenchmarkError(f"{stored} of {events} records were stored; all are clean")
+    # They find their records at the same moment.
+    seconds = max(summary["seconds"] for summary in summaries)
+    shares = {"shares": [round(one["stored"] / events, 3) for one in summaries]} if len(told) > 1 else {}
+    return {
+        "events": events, "seconds": seconds, "events_per_s": round(events / seconds, 1), **shares,
+        **added_up(clocks, events),
+    }  # fmt: skip
+
+
+def added_up(clocks: Sequence[Mapping[str, Any]], events: int) -> dict[str, Any]:
+    """Processor time of several workers together: of the processes, by thread, and by step with that for one event."""
+    threads, steps = Counter[str](), dict[str, Counter[str]]()
+    for one in clocks:
+        threads.update(one["threads"])
+        for step in one["steps"]:
+            steps.setdefault(step["step"], Counter()).update({k: v for k, v in step.items() if k != "step"})
+    return {
+        "cpu_s": round(sum(one["cpu_s"] for one in clocks), 3),
+        "threads": {name: round(cpu_s, 3) for name, cpu_s in threads.most_common()},
+        "steps": [
+            {"step": name, **{k: round(v, 4) for k, v in step.items()},
+             "us_per_event": round(step["cpu_s"] * 1e6 / events, 3)}
+            for name, step in sorted(steps.items(), key=lambda one: -one[1]["cpu_s"])
+        ],
+    }  # fmt: skip
 
 
 def table(found: Mapping[str, Any]) -> Table:
@@ -109,22 +172,29 @@ def table(found: Mapping[str, Any]) -> Table:
 @click.option("--events", default=EVENTS, show_default=True, type=click.IntRange(min=1_000), help="Records to publish.")
 @click.option("--rate", type=click.FloatRange(min=10), help="Keep up with so many events per second instead.")
 @click.option("--for", "seconds", default=40.0, show_default=True, help="With --rate: for so many seconds.")
+@click.option("--workers", type=click.IntRange(min=1), help="So many together, with ClickHouse behind a gateway.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the territory and of its city.")
 @click.option("--keep", is_flag=True, help="Keep a dated copy of the results.")
-def main(events: int, rate: float | None, seconds: float, seed: int, keep: bool) -> None:
+def main(events: int, rate: float | None, seconds: float, workers: int | None, seed: int, keep: bool) -> None:
     """Show what each step of the worker costs."""
+    if rate and workers:
+        raise click.UsageError("--rate and --workers are two profiles: one at a time")
     end_when_told()
     console = Console()
     head = kept.head(False)
     try:
         with tempfile.TemporaryDirectory(prefix="vigie-profile-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
-            found = measure_at(rate, seconds, folder, seed) if rate else measure(folder, events, seed)
+            if workers:
+                found = measure_together(workers, folder, events, seed)
+            else:
+                found = measure_at(rate, seconds, folder, seed) if rate else measure(folder, events, seed)
     except (BenchmarkError, KafkaError, ProcessError) as error:
         console.print(str(error), markup=False, style="red")
         sys.exit(1)
     console.print(table(found))
-    kept.write(f"profile-at-{rate:.0f}" if rate else "profile", {**head, "seed": seed, **found}, keep)
+    name = f"profile-at-{rate:.0f}" if rate else f"profile-of-{workers}" if workers else "profile"
+    kept.write(name, {**head, "seed": seed, **found}, keep)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.installation import BenchmarkError, Cores, DiaryWorker, Installation, installed
-from benchmarks.process import cpu_s, module, run
+from benchmarks.process import Process, cpu_s, module, run
 from tests.support.gateway import gateway
 from tests.support.kafka import pinned
 
@@ -20,9 +20,9 @@ from tests.support.kafka import pinned
 SLOWEST_S: Final = 0.001
 START_S: Final = 600.0
 #: Workers wait, stopped, while records are published: Kafka must not take them for dead.
-_PATIENT: Final[Mapping[str, object]] = {"session_timeout_s": 600}
+PATIENT: Final[Mapping[str, object]] = {"session_timeout_s": 600}
 #: From the last worker's readiness until the one before has given up the partitions it had.
-_SETTLED_S: Final = 3.0
+SETTLED_S: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Cost:
 
 def measure(point: Point, cores: Cores, folder: Path, seed: int) -> Cost:
     """Make the town, publish its records, let the workers catch up. Raises BenchmarkError, ProcessError, KafkaError."""
-    settings = {"partitions": point.partitions, **(_PATIENT if point.shared else {})}
+    settings = {"partitions": point.partitions, **(PATIENT if point.shared else {})}
     with installed(folder, cores, folder / "territory", settings) as place:
         return _shared(point, place, seed) if point.shared else _alone(point, place, seed)
 
@@ -91,9 +91,9 @@ def _shared(point: Point, place: Installation, seed: int) -> Cost:
             began_ms.append(time.time() * 1_000)
             workers.append(stack.enter_context(place.worker(name=f"worker-{number}")))
             workers[-1].until_ready()
-        time.sleep(_SETTLED_S)
+        time.sleep(SETTLED_S)
         assert served.pid is not None
-        with _stopped(workers):
+        with stopped([worker.process for worker in workers]):
             _publish(point, place, seed)
             used = cpu_s(served.pid)
         limit_s = START_S + point.events * SLOWEST_S
@@ -109,15 +109,15 @@ def _shared(point: Point, place: Installation, seed: int) -> Cost:
 
 
 @contextmanager
-def _stopped(workers: Sequence[DiaryWorker]) -> Iterator[None]:
+def stopped(workers: Sequence[Process]) -> Iterator[None]:
     """The workers stand still in the block, so that they find the same backlog together."""
     for worker in workers:
-        worker.process.popen.send_signal(signal.SIGSTOP)
+        worker.popen.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
         for worker in workers:
-            worker.process.popen.send_signal(signal.SIGCONT)
+            worker.popen.send_signal(signal.SIGCONT)
 
 
 def publish_town(assets: int, zones: int, events: int, place: Installation, seed: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.profile import table
+from benchmarks.profile import added_up, table
 from benchmarks.profiled import STEPS, Clocks, Span, threads_cpu_s
 
 
@@ -87,3 +87,28 @@ def test_the_table_has_every_step_and_thread() -> None:
     assert ["decode", "12", "1.50", "1.50"] in lines
     assert ["thread", "stages", "4.25", "4.25"] in lines
     assert ["process", "9.00", "9.00"] in lines
+
+
+def test_what_several_workers_spend_is_added_up() -> None:
+    """By step and by thread, those that only one of them has too; microseconds are of all events."""
+    one: dict[str, Any] = {
+        "cpu_s": 3.0,
+        "threads": {"stages": 2.0, "sink": 1.0},
+        "steps": [{"step": "decode", "calls": 10, "cpu_s": 0.5, "wall_s": 0.6}],
+    }
+    other: dict[str, Any] = {
+        "cpu_s": 4.5,
+        "threads": {"sink": 1.5, "polars": 0.25},
+        "steps": [
+            {"step": "freeze", "calls": 1, "cpu_s": 0.75, "wall_s": 0.75},
+            {"step": "decode", "calls": 5, "cpu_s": 0.5, "wall_s": 0.5},
+        ],
+    }
+    assert added_up([one, other], 1_000_000) == {
+        "cpu_s": 7.5,
+        "threads": {"sink": 2.5, "stages": 2.0, "polars": 0.25},
+        "steps": [
+            {"step": "decode", "calls": 15, "cpu_s": 1.0, "wall_s": 1.1, "us_per_event": 1.0},
+            {"step": "freeze", "calls": 1, "cpu_s": 0.75, "wall_s": 0.75, "us_per_event": 0.75},
+        ],
+    }
