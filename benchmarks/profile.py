@@ -2,12 +2,14 @@
 
     python -m benchmarks.profile [--events 400000] [--rate N [--for 40] | --workers N] [--seed 1] [--keep]
 
-It is job `store` of `benchmarks.run`: the same records, territory, core and command; with `--rate` the load of
-`benchmarks.latency`, so many events a second for so many seconds, dated when they are sent. With `--workers` so many find
-the records together, on one core, ClickHouse being behind a gateway on the other; what they spend is added up. Microseconds are processor
-time for one event, of the thread that called, so that of an insert only what ClickHouse does in it counts, and what
-Polars and ClickHouse do in threads of their own stands below, by thread. Writes results/latest-profile.json
-(latest-profile-at-N.json with `--rate`, latest-profile-of-N.json with `--workers`) and, with --keep, a dated copy.
+It is job `store` of `benchmarks.run`: the same records, territory, core and command. With `--rate` it is the load of
+`benchmarks.latency`, so many events a second for so many seconds, dated when they are sent. With `--workers` so many
+find the records together, on one core, with ClickHouse behind a gateway on the other, and what they spend is added up.
+
+Microseconds are processor time for one event, of the thread that called, so that of an insert only what ClickHouse does
+in it counts, and what Polars and ClickHouse do in threads of their own stands below, by thread. Writes
+results/latest-profile.json (latest-profile-at-N.json with `--rate`, latest-profile-of-N.json with `--workers`) and,
+with --keep, a dated copy.
 """
 
 from __future__ import annotations
