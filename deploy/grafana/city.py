@@ -35,6 +35,8 @@ _DISTRICT_LINK: Final[Json] = {
 #: Windows are of one minute, but assets speak every few; counts need longer to be more than noise.
 _WINDOWS: Final = "5m"
 _QUARTER: Final = "15m"
+#: Counters tell what has passed in six minutes, a quarter or an hour: a bucket must hold whole ones.
+_HOUR: Final = "1h"
 _AIR: Final = ("air.no2_ug_m3", "air.pm10_ug_m3", "air.pm2_5_ug_m3", "air.o3_ug_m3")
 _PASSING: Final = ("vehicle", "car", "heavy", "bus", "bicycle", "scooter", "pedestrian", "unknown")
 
@@ -215,7 +217,7 @@ def _means(title: str, unit: str, *metrics: str, bounds: tuple[float, float] | N
 
 
 def _hourly(title: str, *metrics: str) -> Panel:
-    return curves(title, "hourly_by_metric", "short", series="metric", min_interval=_QUARTER, metrics=metrics)
+    return curves(title, "hourly_by_metric", "short", series="metric", min_interval=_HOUR, metrics=metrics)
 
 
 def _readings() -> list[Line]:

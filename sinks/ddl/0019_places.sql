@@ -53,7 +53,7 @@ SELECT
 FROM zones_now AS z
 GROUP BY jurisdiction_id, layer, code;
 
--- The registry of each authority's newest territory.
+-- The registry of each authority's newest territory, which may be empty.
 CREATE VIEW IF NOT EXISTS registry_now AS
 SELECT
     jurisdiction_id,
@@ -67,11 +67,18 @@ SELECT
     territory_version
 FROM assets FINAL
 WHERE (jurisdiction_id, territory_version) IN (
-    SELECT jurisdiction_id, argMax(territory_version, loaded_at) FROM assets GROUP BY jurisdiction_id
+    SELECT jurisdiction_id, argMax(territory_version, loaded_at)
+    FROM
+    (
+        SELECT jurisdiction_id, territory_version, loaded_at FROM assets
+        UNION ALL
+        SELECT jurisdiction_id, territory_version, loaded_at FROM zones
+    )
+    GROUP BY jurisdiction_id
 );
 
 -- One row per asset that the registry knows or that has spoken for itself: citizens' reports and road closures about an
--- asset are not its own words. `heard_at` is null for one that has never spoken: its zones are not known then. Position and
+-- asset are not its own words. One that an older registry had and the newest has not is there no more. `heard_at` is null for one that has never spoken: its zones are not known then. Position and
 -- zones are those of its last word, else the registry's position.
 CREATE VIEW IF NOT EXISTS supervised_assets AS
 SELECT
@@ -115,6 +122,8 @@ FROM
         (longitude, latitude) AS position
     FROM assets_now
     WHERE domain != 'report' AND kind != 'closure'
+        AND ((jurisdiction_id, asset_id) IN (SELECT jurisdiction_id, asset_id FROM registry_now)
+            OR (jurisdiction_id, asset_id) NOT IN (SELECT jurisdiction_id, asset_id FROM assets))
 ) AS u
 GROUP BY jurisdiction_id, asset_id;
 

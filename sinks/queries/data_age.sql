@@ -1,7 +1,7 @@
 -- How old the newest data of each kind of source is, and how many of its assets are registered, have ever been heard, and
 -- were heard in time. `state` goes by the usual reporting interval of the kind (one hour where none is known, six for
 -- reports): fresh up to two intervals and five minutes, late up to four, then stale; never for a kind nobody has heard, and
--- for reports of which none came in 30 days.
+-- for reports of which none came in 30 days. An asset that no registry knows counts for a week after its last word.
 SELECT
     s.jurisdiction_id AS jurisdiction_id,
     s.source AS source,
@@ -26,8 +26,9 @@ FROM
         countIf(heard_at >= subtractSeconds({now:DateTime64(3)}, toInt64(4 * ifNull(report_interval_s, 3600)))) AS in_time,
         max(heard_at) AS newest,
         ifNull(quantileExactOrNull(0.5)(report_interval_s), 3600) AS interval_s
-    FROM supervised_assets
-    WHERE empty({jurisdictions:Array(String)}) OR has({jurisdictions:Array(String)}, jurisdiction_id)
+    FROM supervised_assets AS a
+    WHERE (a.registered OR heard_at >= subtractDays({now:DateTime64(3)}, 7))
+        AND (empty({jurisdictions:Array(String)}) OR has({jurisdictions:Array(String)}, jurisdiction_id))
     GROUP BY jurisdiction_id, source
     UNION ALL
     SELECT

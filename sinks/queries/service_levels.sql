@@ -1,6 +1,7 @@
 -- The service level of each district: the share of its assets that were heard in time and have no open alert (one that is
 -- only pending does not count). Counted are the assets whose district is known, because they have been heard at least once;
 -- in time is within four of an asset's reporting intervals (of one hour where none is known), so that no news is no service.
+-- One that no registry knows counts for a week after its last word.
 SELECT
     if(n.title != '', n.title, if(s.code = '', 'in no district', s.code)) AS district,
     s.assets AS assets,
@@ -27,7 +28,7 @@ FROM
             zones,
             heard_at >= subtractSeconds({now:DateTime64(3)}, toInt64(4 * ifNull(report_interval_s, 3600))) AS in_time
         FROM supervised_assets
-        WHERE heard_at IS NOT NULL
+        WHERE heard_at IS NOT NULL AND (registered OR heard_at >= subtractDays({now:DateTime64(3)}, 7))
             AND (empty({jurisdictions:Array(String)}) OR has({jurisdictions:Array(String)}, jurisdiction_id))
     ) AS a
     LEFT JOIN

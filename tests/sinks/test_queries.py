@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import polars as pl
@@ -97,6 +97,53 @@ def test_a_territory_that_comes_back_is_the_newest_again(clickhouse: Sink) -> No
     assert clickhouse.rows("SELECT count() FROM registry_now") == [(len(today.assets),)]
     # The fourth time there was nothing to write.
     assert clickhouse.rows("SELECT uniqExact(loaded_at) FROM zones") == [(3,)]
+
+
+def test_assets_that_a_new_registry_has_no_more_are_gone(clickhouse: Sink) -> None:
+    """They are neither overdue nor on the map; one that no registry ever had counts for a week after its last word."""
+    today, at = city(), datetime(2026, 3, 10, 12, tzinfo=UTC)
+    publish_territories({CITY: today}, clickhouse)
+    for asset in ("bin-00017", "mistyped"):
+        clickhouse.command(
+            "INSERT INTO asset_state (jurisdiction_id, domain, asset_id, kind, observed_at, received_at, longitude, "
+            f"latitude, zones) VALUES ('{CITY}', 'sensor', '{asset}', 'bin', '{at:%F %T}', '{at:%F %T}', 3.87, 43.61, "
+            "map('quarter', 'Q01'))"
+        )
+    given: dict[str, Any] = {"jurisdictions": [CITY], "districts": [], "layer": "quarter"}
+
+    def heard(days: int) -> tuple[int, int, int]:
+        now = at + timedelta(days=days)
+        levels = ask(clickhouse, "service_levels", now=now, **given)
+        ages = ask(clickhouse, "data_age", now=now, jurisdictions=[CITY])
+        places = ask(clickhouse, "asset_map", now=now, **given)
+        return (
+            sum(row["assets"] for row in levels),
+            sum(row["heard"] or 0 for row in ages),
+            sum(row["heard_at"] is not None for row in places),
+        )
+
+    assert (heard(0), heard(8)) == ((2, 2, 2), (1, 1, 1))
+    fewer = today.assets.filter(pl.col("asset_id") != "bin-00017")
+    publish_territories({CITY: replace(today, version="fewer", assets=fewer)}, clickhouse)
+    assert (heard(0), heard(8)) == ((1, 1, 1), (0, 0, 0))
+    assert clickhouse.rows("SELECT count() FROM registry_now") == [(len(fewer),)]
+    publish_territories({CITY: replace(today, version="none", assets=fewer.clear())}, clickhouse)
+    assert clickhouse.rows("SELECT count() FROM registry_now") == [(0,)]
+    publish_territories({CITY: today}, clickhouse)
+    assert heard(8) == (1, 1, 1)
+
+
+def test_an_age_that_is_not_known_is_none(clickhouse: Sink) -> None:
+    """A partition without a snapshot is not one that has the newest."""
+    # Samples are kept for a month.
+    at = datetime.now(UTC).replace(microsecond=0)
+    labels = "map('topic', 'city.raw.sensor', 'partition', '0')"
+    clickhouse.command(
+        "INSERT INTO worker_samples (at, worker, metric, labels, value) VALUES "
+        f"('{at:%F %T}', 'w', 'vigie_watermark_timestamp_seconds', {labels}, {at.timestamp() - 3})"
+    )
+    (row,) = ask(clickhouse, "delays", since=at, until=at, bucket_s=60)
+    assert (row["topic"], row["event_time_s"], row["snapshot_s"]) == ("sensor", pytest.approx(3.0), None)
 
 
 def test_long_lists_end(clickhouse: Sink) -> None:

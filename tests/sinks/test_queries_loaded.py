@@ -112,6 +112,22 @@ def test_means_are_those_of_the_readings(loaded: Sink) -> None:
         assert row["mean"] == pytest.approx(wanted[row["time"], row["district"]], abs=1e-4)
 
 
+def test_passages_are_those_of_whole_hours(loaded: Sink) -> None:
+    """What all counters counted in each hour, once; the last hour only when the counts of its end have come."""
+    counted = "kind LIKE 'traffic%' AND count IS NOT NULL AND mobility_type = 'vehicle'"
+    sql = (
+        f"SELECT toStartOfHour(observed_at) AS hour, sum(count) FROM events_roadway FINAL WHERE {counted} GROUP BY hour"
+    )
+    whole = {_utc(hour): count for hour, count in stored(loaded, sql) if count > 0}
+    hour = END.replace(minute=0, second=0, microsecond=0)
+    for until, last in ((hour + timedelta(minutes=14), 1), (hour + timedelta(minutes=15), 0)):
+        rows = asked(loaded, "hourly_by_metric", metrics=["traffic.vehicle.count"], bucket_s=3_600, until=until)
+        found = {_utc(row["time"]): row["per_hour"] for row in rows}
+        begin, end = START.replace(minute=0, second=0, microsecond=0), hour - timedelta(hours=last)
+        assert found == {at: pytest.approx(count) for at, count in whole.items() if begin <= at < end}
+        assert len(found) > 3
+
+
 def test_curves_of_several_authorities_are_told_apart(loaded: Sink) -> None:
     """Two towns have a district of the same code: with both chosen each curve says whose it is."""
     both = {row["district"] for row in asked(loaded, "means_by_district", metrics=["lamp.power_w"], districts=[SHARED])}
@@ -331,8 +347,10 @@ def test_a_partition_that_moves_lags_once(loaded: Sink) -> None:
     moved = END - timedelta(seconds=samples.STEP_S * (samples.STEPS - samples.GONE.start))
     rows = asked(loaded, "lag", since=moved - timedelta(minutes=2), until=moved + timedelta(minutes=2), bucket_s=60)
     newest: dict[tuple[datetime, str, str], float] = {}
+    over = (moved + timedelta(minutes=2)).replace(second=0, microsecond=0)
     for sample in samples.samples(END):
-        if sample.metric == "vigie_lag_records" and abs(sample.at - moved) <= timedelta(minutes=2):
+        is_asked_for = moved - timedelta(minutes=2) <= sample.at < over
+        if sample.metric == "vigie_lag_records" and is_asked_for:
             labels = dict(sample.labels)
             minute = sample.at.replace(second=0, microsecond=0)
             newest[minute, labels["topic"].removeprefix("city.raw."), labels["partition"]] = sample.value
