@@ -4,7 +4,8 @@
 
 It is job `store` of `benchmarks.run`: the same records, territory, core and command. With `--rate` it is the load of
 `benchmarks.latency`, so many events a second for so many seconds, dated when they are sent. With `--workers` so many
-find the records together, on one core, with ClickHouse behind a gateway on the other, and what they spend is added up.
+find the records of a town of `benchmarks.scale` together, on one core, with ClickHouse behind a gateway on the other,
+and what they spend is added up.
 
 Microseconds are processor time for one event, of the thread that called, so that of an insert only what ClickHouse does
 in it counts, and what Polars and ClickHouse do in threads of their own stands below, by thread. Writes
@@ -33,7 +34,8 @@ from benchmarks import kept
 from benchmarks.installation import BenchmarkError, Installation, installed, two_cores
 from benchmarks.process import VIGIE, ProcessError, end_when_told, module, run, started
 from benchmarks.run import EVENTS
-from benchmarks.scale_point import PATIENT, SETTLED_S, START_S, stopped
+from benchmarks.scale import BASE
+from benchmarks.scale_point import PATIENT, SETTLED_S, START_S, publish_town, stopped
 from sinks.clickhouse import connect
 from tests.support.gateway import gateway
 from tests.support.kafka import KafkaError, pinned
@@ -88,15 +90,16 @@ def measure_at(rate: float, seconds: float, folder: Path, seed: int) -> dict[str
 
 def measure_together(workers: int, folder: Path, events: int, seed: int) -> dict[str, Any]:
     """Let several workers of one core catch up together, read their clocks. Raises as `measure` does."""
-    cores, territory = two_cores(), folder / "territory"
-    run([*VIGIE, "territory", "synth", "--out", str(territory), "--seed", str(seed)], folder / "synth")
+    cores = two_cores()
     told = [(folder / f"told-{number}.json", folder / f"summary-{number}.json") for number in range(workers)]
     with ExitStack() as stack:
-        place = stack.enter_context(installed(folder, cores, territory, PATIENT))
+        place = stack.enter_context(installed(folder, cores, folder / "territory", PATIENT))
         with pinned({cores.others}):
             served = stack.enter_context(gateway(folder))
         place = replace(place, settings={**place.settings, "clickhouse_url": served.url})
         place.init()
+        # The town, without its records: workers read it when they start.
+        publish_town(BASE.assets, BASE.zones, 0, place, seed)
         running = []
         for number, (clocks, summary) in enumerate(told):
             command = module("benchmarks.profiled", clocks, "--summary", summary)
@@ -106,9 +109,7 @@ def measure_together(workers: int, folder: Path, events: int, seed: int) -> dict
             running[0].until(lambda: sink.rows(_HOLDERS)[0][0] == workers, "all of them had partitions", _MAKE_S)
         time.sleep(SETTLED_S)
         with stopped(running):
-            options = {"--bootstrap": place.kafka.bootstrap, "--events": events, "--seed": seed}
-            options |= {"--territory": folder / "the-same"}
-            run(module("benchmarks.load", *(part for option in options.items() for part in option)), folder / "load")
+            publish_town(BASE.assets, BASE.zones, events, place, seed)
         running[0].until(lambda: _committed(place) >= events, "they had stored what was sent", START_S)
         for worker in running:
             worker.stop()
