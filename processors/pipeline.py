@@ -242,10 +242,15 @@ def _split(frame: pl.DataFrame, ends: npt.NDArray[np.int64]) -> Iterator[pl.Data
 
 
 def _within_chunk(
-    batch: Batch, first_offset: int, frame: pl.DataFrame, refused: pl.DataFrame, state: PartitionState, ref: Reference
+    batch: Batch,
+    first_offset: int,
+    frame: pl.DataFrame,
+    refused: pl.DataFrame,
+    state: PartitionState,
+    reference: Reference,
 ) -> Outcome:
     """The stages that remember: `frame` and `refused` are what those before made of the batch."""
-    limits, chunk = ref.limits, _open_chunk(state, first_offset, ref)
+    limits, chunk = reference.limits, _open_chunk(state, first_offset, reference)
     frame, repeated = drop_duplicates(frame, state.seen)
     refused = joined(refused, repeated)
     frame, state.watermark_ms = mark_late(

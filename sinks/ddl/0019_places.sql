@@ -78,8 +78,9 @@ WHERE (jurisdiction_id, territory_version) IN (
 );
 
 -- One row per asset that the registry knows or that has spoken for itself: citizens' reports and road closures about an
--- asset are not its own words. One that an older registry had and the newest has not is there no more. `heard_at` is null for one that has never spoken: its zones are not known then. Position and
--- zones are those of its last word, else the registry's position.
+-- asset are not its own words. One that an older registry had and the newest has not is there no more. `heard_at` is null
+-- for one that has never spoken: its zones are not known then. Position and zones are those of its last word, else the
+-- registry's position.
 CREATE VIEW IF NOT EXISTS supervised_assets AS
 SELECT
     jurisdiction_id,

@@ -72,8 +72,8 @@ def _state(worker: Worker) -> Iterator[Sample]:
 def unready(worker: Worker) -> list[str]:
     """Why the worker is not ready, in words; nothing when it is.
 
-    Ready is a worker that has taken over what the group gave it (which may be nothing: it stands by) and sees both
-    ClickHouse and Kafka. Call from the event loop's thread.
+    Ready is a worker that has taken over what the group gave it (which may be nothing: it stands by) and sees
+    ClickHouse, Kafka and, where it asks one, the schema registry. Call from the event loop's thread.
     """
     if worker.failure is not None:
         return [f"it is stopping: {worker.failure}"]
@@ -85,7 +85,8 @@ def unready(worker: Worker) -> list[str]:
     if _kafka_is_away(worker):
         found.append(f"Kafka is away and being waited for: {worker.settings.kafka_bootstrap}")
     if worker.is_registry_away:
-        found.append(f"the schema registry is away and being waited for: {worker.settings.schema_registry_url}")
+        registry = without_password(worker.settings.schema_registry_url or "")
+        found.append(f"the schema registry is away and being waited for: {registry}")
     if not worker.custody.is_open:
         found.append("its partitions are not taken over yet")
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sinks.clickhouse import Sink
-from streams.telemetry.gather import unready
+from streams.telemetry.gather import samples, unready
 from tests.streams.lives import Life, life, offer
 from tests.streams.worlds import World, log
 
@@ -72,6 +72,22 @@ def test_what_is_away_is_named(world: World) -> None:
         one.worker.sink.waiting.discard(call)
         one.kafka.told_end = lambda tp: (0, one.worker.clock.now_ms() - 11_000)
         assert unready(one.worker) == [f"Kafka is away and being waited for: {one.worker.settings.kafka_bootstrap}"]
+
+    looked_at(world, look)
+
+
+def test_a_registry_that_is_away_is_named_without_its_password(world: World) -> None:
+    """The page asks nobody who he is."""
+    world.settings["schema_registry_url"] = "http://reader:hunter2@127.0.0.1:1/registry"
+
+    def look(one: Life) -> None:
+        waiting = next(sample for sample in samples(one.worker) if sample.labels == ("registry",))
+        assert waiting.value == 0
+        one.worker._intake._waiting.add(object())
+        (reason,) = unready(one.worker)
+        assert reason == "the schema registry is away and being waited for: http://reader:********@127.0.0.1:1/registry"
+        waiting = next(sample for sample in samples(one.worker) if sample.labels == ("registry",))
+        assert (waiting.value, one.worker.is_waiting) == (1, True)
 
     looked_at(world, look)
 
