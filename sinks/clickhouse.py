@@ -39,6 +39,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from sinks.arrow_file import ArrowFile
 from sinks.errors import Treatment, clickhouse_number, hint, known, treatment
 
 _WHOLE: Final = 1 << 40
@@ -152,7 +153,15 @@ class Sink:
         token = hashlib.sha256(f"{table}|{names}|rows {first}-{after - 1} of {rows.num_rows}".encode()).hexdigest()
         settings = {**_SETTINGS, "insert_deduplication_token": token}
         part = rows.slice(first, after - first)
-        self._tried(f"inserting into {table}", lambda: self.client.insert_arrow(table, part, settings=settings))
+        self._tried(f"inserting into {table}", lambda: self._send(table, part, settings))
+
+    def _send(self, table: str, rows: pa.Table, settings: Mapping[str, Any]) -> None:
+        if self.url.startswith("chdb:"):
+            # Into the file that the embedded engine reads it from. Over a connection the body must be bytes: the client
+            # sends it again where an idle connection was closed, and one that is read can be sent once.
+            self.client.raw_insert(table, rows.column_names, ArrowFile(rows), settings, "Arrow")
+        else:
+            self.client.insert_arrow(table, rows, settings=settings)
 
     def delete(self, table: str, where_sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Delete rows, and return when no query sees them any more. Raises SinkError; deleting again is safe.

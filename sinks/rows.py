@@ -14,8 +14,9 @@ import pyarrow as pa
 from schemas.contracts import DOMAINS, HEAD, Contract, Domain, contract_of
 
 _OLDEST: Final = pl.CompatLevel.oldest()
-_ZONES: Final = pa.map_(pa.string(), pa.string())
-_MEASURES: Final = pa.map_(pa.string(), pa.float64())
+_TEXTS: Final = pa.dictionary(pa.int32(), pa.large_string())
+_ZONES: Final = pa.map_(_TEXTS, _TEXTS)
+_MEASURES: Final = pa.map_(_TEXTS, pa.float64())
 
 #: Columns the stages add, in table order. `zones` is made from `zone_set` here.
 _ADDED: Final = ("kind", "received_at", "location_quality", "quality", "failed", "late")
@@ -84,7 +85,7 @@ class ZoneMaps:
         if len(self._array) < len(self._sets):
             known = [self._sets[number][1] for number in range(len(self._sets))]
             maps = [[(layer, code) for layer, code in codes.items() if code] for codes in known]
-            layers, codes = (_arrow([pair[at] for pairs in maps for pair in pairs], pl.String()) for at in (0, 1))
+            layers, codes = (_texts([pair[at] for pairs in maps for pair in pairs]) for at in (0, 1))
             self._array = _map_array(list(map(len, maps)), layers, codes, _ZONES)
         return self._array.take(zone_set.to_arrow())
 
@@ -115,7 +116,8 @@ def coded(table: pa.Table) -> pa.Table:
     for at, name in enumerate(table.column_names):
         if name in CODED and table.num_rows:
             table = table.set_column(at, name, table.column(at).dictionary_encode())
-    return table
+    # Those of the maps may have grown from one part to the next.
+    return table.unify_dictionaries()
 
 
 def event_tables(frame: pl.DataFrame, domain: Domain, zones: ZoneMaps) -> Iterator[tuple[date, pa.Table]]:
@@ -165,13 +167,13 @@ def _maps(frame: pl.DataFrame, names: Sequence[str], dtype: pl.DataType, arrow: 
     """One map per row, from column names to values, without the nulls."""
     present = [name for name in names if frame[name].null_count() < len(frame)]
     if not present:
-        return _map_array([0] * len(frame), _arrow([], pl.String()), _arrow([], dtype), arrow)
+        return _map_array([0] * len(frame), _texts([]), _arrow([], dtype), arrow)
     filled = np.column_stack([frame[name].is_not_null().to_numpy() for name in present])
     rows, columns = np.nonzero(filled)
-    keys = pl.Series(present)[columns]
+    keys = pl.Series(present)[columns].to_arrow(compat_level=_OLDEST).dictionary_encode()
     # Row by row, one column after the other: the order in which the maps count.
-    values = pl.concat([frame[name].cast(dtype).alias("value") for name in present])
-    return _map_array(filled.sum(axis=1), keys.to_arrow(), values[columns * len(frame) + rows].to_arrow(), arrow)
+    values = pl.concat([frame[name].cast(dtype).alias("value") for name in present])[columns * len(frame) + rows]
+    return _map_array(filled.sum(axis=1), keys, values.to_arrow(compat_level=_OLDEST), arrow)
 
 
 def _map_array(lengths: Sequence[int] | np.ndarray, keys: Any, items: Any, arrow: Any) -> Any:
@@ -179,6 +181,11 @@ def _map_array(lengths: Sequence[int] | np.ndarray, keys: Any, items: Any, arrow
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int32)), dtype=np.int32)
     array: Any = pa.MapArray
     return array.from_arrays(_arrow(offsets, pl.Int32()), keys.cast(arrow.key_type), items.cast(arrow.item_type))
+
+
+def _texts(values: Sequence[str]) -> Any:
+    """Texts of few values, as a dictionary."""
+    return _arrow(values, pl.String()).dictionary_encode()
 
 
 def _arrow(values: Sequence[Any] | np.ndarray, dtype: pl.DataType) -> Any:

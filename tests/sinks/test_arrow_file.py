@@ -1,0 +1,69 @@
+"""A block as a file in pieces: the same file, and none of it a copy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sinks.arrow_file import ArrowFile
+
+_MAPS = pa.map_(pa.dictionary(pa.int32(), pa.large_string()), pa.float64())
+
+
+def block(rows: int) -> pa.Table:
+    """Rows with numbers, texts, nulls, dictionaries, and maps."""
+    texts = [f"asset {row}" if row % 3 else None for row in range(rows)]
+    return pa.table(
+        {
+            "number": pa.array(range(rows), pa.int64()),
+            "text": pa.array(texts, pa.large_string()),
+            "coded": pa.array([f"kind {row % 7}" for row in range(rows)]).dictionary_encode(),
+            "maps": pa.array([[("a", row / 2)] * (row % 3) for row in range(rows)], _MAPS),
+        }
+    )
+
+
+def pieces(file: ArrowFile, size: int = 1 << 20) -> list[memoryview]:
+    """What is read until nothing comes any more."""
+    found = []
+    while piece := file.read(size):
+        found.append(piece)
+    return found
+
+
+@pytest.mark.parametrize("size", [7, 64, 1 << 20])
+@pytest.mark.parametrize("rows", [0, 1, 5_000])
+def test_the_pieces_are_the_file(rows: int, size: int) -> None:
+    """Put together they are an Arrow file of the rows, and none is longer than what was asked for."""
+    given = block(rows)
+    found = pieces(ArrowFile(given), size)
+    assert max(map(len, found)) <= size
+    assert pa.ipc.open_file(pa.py_buffer(b"".join(found))).read_all() == given
+
+
+def test_a_part_of_a_table() -> None:
+    """A slice, whose memory begins in the middle of the table's, is a file of its own rows alone."""
+    given = block(5_000)
+    part = given.slice(1_234, 17)
+    found = b"".join(pieces(ArrowFile(part)))
+    assert pa.ipc.open_file(pa.py_buffer(found)).read_all() == part
+    assert len(found) < 10_000
+
+
+def test_nothing_is_copied() -> None:
+    """The memory of a column is what is read."""
+    given = block(5_000)
+    values = given.to_batches()[0].column(0).buffers()[1]
+    assert values is not None
+    assert values.address in [np.frombuffer(piece, np.uint8).ctypes.data for piece in pieces(ArrowFile(given))]
+
+
+def test_it_outlives_the_table() -> None:
+    """Pieces hold the memory they show."""
+    given = block(50_000)
+    wanted = given["number"].to_pylist()
+    file = ArrowFile(given)
+    del given
+    found = pa.ipc.open_file(pa.py_buffer(b"".join(pieces(file)))).read_all()
+    assert found["number"].to_pylist() == wanted
