@@ -193,8 +193,9 @@ def run_together(turns: Sequence[Turn], reference: Reference, writers: Lookup) -
             raise ValueError(
                 f"chunk {state.unopened} of {state.topic}/{state.partition} must be reopened before more is read"
             )
+    # Whole, as they came, and cut at the ends of chunks when they are decoded.
+    whole = one_batch([turn.batch for turn in turns])
     parts = [(number, *part) for number, turn in enumerate(turns) for part in _by_chunk(turn, reference.limits)]
-    whole = one_batch([batch for _, batch, _ in parts])
     ends = np.cumsum([len(batch) for _, batch, _ in parts])
     chunks = np.repeat([chunk for *_, chunk in parts], [len(batch) for _, batch, _ in parts])
     condemned = [

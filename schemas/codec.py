@@ -87,7 +87,7 @@ def decode(contract: Contract, batch: Batch, writers: Lookup, most_bytes: int = 
             blocks.append((row, piece))
         else:
             rows += range(row, row + len(piece))
-            values += piece.values
+            values += piece.rows.values
         row += len(piece)
     found.blocks(blocks)
     found.values(rows, values)

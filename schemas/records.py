@@ -61,8 +61,38 @@ class Block:
         """What the records take, with their keys, headers and framing."""
         return len(self.data)
 
+    def part(self, start: int, stop: int) -> Excerpt:
+        """The records from index `start` to before `stop`."""
+        return Excerpt(self, start, stop)
 
-Piece = Rows | Block
+
+@dataclass(frozen=True, eq=False)
+class Excerpt:
+    """Some consecutive records of a block, which is only taken apart when somebody asks for them."""
+
+    block: Block
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The records one by one."""
+        return self.block.rows.part(self.start, self.stop)
+
+    @property
+    def size_bytes(self) -> int:
+        """Its share of what the block takes."""
+        return len(self) * self.block.size_bytes // len(self.block)
+
+    def part(self, start: int, stop: int) -> Excerpt:
+        """The records from index `start` to before `stop`."""
+        return Excerpt(self.block, self.start + start, self.start + stop)
+
+
+Piece = Rows | Block | Excerpt
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +137,18 @@ class Batch:
         rows, index = piece.rows, row - int(self._ends[number]) + len(piece)
         return rows.keys[index], rows.values[index], rows.headers[index]
 
+    def whole_up_to(self, most: int) -> int:
+        """How many records from the first on to take at once, where `most` are wanted: blocks stay whole.
+
+        Fewer than `most`, or up to four times as many where the first block has so many.
+        """
+        if len(self) <= most:
+            return len(self)
+        number = int(np.searchsorted(self._ends, most, side="right"))
+        if not isinstance(self.pieces[number], Block):
+            return most
+        return int(self._ends[number - 1]) if number else min(int(self._ends[0]), 4 * most)
+
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
         return np.cumsum([len(piece) for piece in self.pieces])
@@ -128,7 +170,7 @@ def _between(pieces: Iterable[Piece], start: int, stop: int) -> Iterator[Piece]:
         begin, end = end, end + len(piece)
         low, high = max(start, begin), min(stop, end)
         if low < high:
-            yield piece if high - low == len(piece) else piece.rows.part(low - begin, high - begin)
+            yield piece if high - low == len(piece) else piece.part(low - begin, high - begin)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

@@ -95,7 +95,10 @@ class Entry:
         return sum(map(len, self.inbox))
 
     def take(self, most: int) -> Batch | None:
-        """The next records to process, at most so many and none beyond where time is due to pass, as one batch."""
+        """The next records to process, about so many at most and none beyond where time is due to pass, as one batch.
+
+        Blocks stay whole, because only a whole one is decoded as it is.
+        """
         if not self.inbox:
             return None
         if self.due and self.inbox[0].first_offset <= self.due[0].offset:
@@ -109,10 +112,11 @@ class Entry:
             count += len(self.inbox[taken])
             taken += 1
         batch, self.inbox = joined(self.inbox[:taken]), self.inbox[taken:]
-        if count <= most:
+        until = batch.whole_up_to(most)
+        if until == count:
             return batch
-        self.inbox.insert(0, batch.part(most, count))
-        return batch.part(0, most)
+        self.inbox.insert(0, batch.part(until, count))
+        return batch.part(0, until)
 
     @property
     def waiting(self) -> int:

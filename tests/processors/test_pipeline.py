@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Final
 
 import polars as pl
@@ -11,6 +12,7 @@ import pytest
 from processors.pipeline import Limits, advance, new_state, take_window_rows
 from processors.validate import ClockLimits
 from schemas.contracts import DOMAINS, Domain, contract_of, examples
+from schemas.records import Block, Rows
 from schemas.rejects import REJECT_SCHEMA, Reason
 from tests.support.batches import (
     DAY,
@@ -30,6 +32,7 @@ from tests.support.batches import (
     state_of,
     zones_of,
 )
+from tests.support.blocks import blocks_of
 from tests.support.city import CITY, TOWN, city, town
 
 every_domain = pytest.mark.parametrize("domain", DOMAINS)
@@ -195,6 +198,27 @@ def test_a_chunk_is_named_by_its_first_offset_and_ends_by_offset() -> None:
         (100, 100), (101, 100), (107, 100), (109, 100), (110, 110), (118, 110), (121, 121), (135, 135),
     ]  # fmt: skip
     assert [(t.first_offset, t.last_offset) for t in ran.taken] == [(100, 109), (110, 118), (121, 121), (135, 135)]
+
+
+def test_the_end_of_a_chunk_takes_no_block_apart() -> None:
+    """A block that lies in two chunks is decoded as it came; of a record that is refused its own bytes are found."""
+    whole = batch(encoded("sensor", [*events(9), events(1)[0]]))
+    (block,) = blocks_of(whole, []).pieces
+    assert isinstance(block, Block)
+    unpacked = []
+
+    def unpack() -> Rows:
+        unpacked.append(1)
+        return block.unpack()
+
+    watched = replace(whole, pieces=[replace(block, unpack=unpack)])
+    ran = Ran([watched], reference(chunk_records=6))
+    assert ran.events["chunk"].to_list() == [0] * 6 + [6] * 3
+    assert unpacked == []
+    last = ran.outcomes[-1]
+    assert last.refused["row"].to_list() == [3]
+    assert last.batch.original(3) == whole.original(9)
+    assert last.batch.size_bytes == block.size_bytes * 4 // 10
 
 
 def test_a_chunk_has_the_rows_of_its_own_records_only() -> None:

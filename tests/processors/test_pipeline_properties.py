@@ -34,6 +34,7 @@ from tests.support.batches import (
     reference,
     state_of,
 )
+from tests.support.blocks import blocks_of
 from tests.support.city import CITY, HERE, NOWHERE, THERE, TOWN, city, town
 
 #: Derandomized: the same examples in every run, so a failure here is the commit's and not the day's.
@@ -185,17 +186,22 @@ def test_bad_records_do_not_harm_their_neighbours(domain: Domain, data: st.DataO
 
 
 @quick
-@given(log=logs(), sizes=st.lists(st.integers(1, 15), max_size=12), chunk_records=st.integers(1, 40))
+@given(
+    log=logs(),
+    sizes=st.lists(st.integers(1, 15), max_size=12),
+    blocks=st.lists(st.integers(1, 15), max_size=12),
+    chunk_records=st.integers(1, 40),
+)
 def test_the_cut_of_the_batches_never_shows(
-    log: tuple[Domain, list[bytes | None]], sizes: list[int], chunk_records: int
+    log: tuple[Domain, list[bytes | None]], sizes: list[int], blocks: list[int], chunk_records: int
 ) -> None:
-    """Events, rejects, window rows and alert transitions of a log are the same however it was fetched."""
+    """Events, rejects, window rows and alert transitions of a log are the same however it was published and fetched."""
     domain, records = log
     offsets = [3 * i + (i % 7 == 0) for i in range(len(records))]
     whole = batch(records, domain, offsets=offsets)
     limits: dict[str, Any] = {"chunk_records": chunk_records, "disorder_ms": 10 * MINUTE}
     once = Ran([whole], reference(city(RULES), town(), **limits), take_after_each=False)
-    parts = Ran(cut(whole, sizes), reference(city(RULES), town(), **limits))
+    parts = Ran(cut(blocks_of(whole, blocks), sizes), reference(city(RULES), town(), **limits))
     assert_frame_equal(parts.events, once.events)
     assert parts.refused == once.refused
     assert parts.transitions == once.transitions

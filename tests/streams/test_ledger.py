@@ -13,6 +13,7 @@ from sinks.store import Pass
 from sinks.stored import Tail
 from streams.ledger import Cut, Entry, Ledger, Place, in_company
 from tests.support.batches import Ran, batch, batch_of, events, process, reference, state_of
+from tests.support.blocks import blocks_of
 
 SENSOR = Place("city.raw.sensor", 0)
 OTHER = Place("city.raw.sensor", 1)
@@ -88,6 +89,38 @@ def test_records_are_taken_in_offset_order_whole_and_once(most: int) -> None:
         assert one.arrived == start - len(taken)
     assert taken == expected
     assert one.take(most) is None
+
+
+@pytest.mark.parametrize(
+    ("blocks", "taken"),
+    [
+        ([4, 4, 4, 4], [8, 8]),
+        ([10, 1], [10, 1]),
+        ([11, 3], [11, 3]),
+        ([40, 3], [40, 3]),
+        ([41, 3], [40, 4]),
+        ([3, 12, 2], [3, 12, 2]),
+    ],
+)
+def test_blocks_are_taken_whole(blocks: list[int], taken: list[int]) -> None:
+    """Ten records are wanted at once: as many whole blocks as have no more, and one that is somewhat larger."""
+    one = entry()
+    whole = batch([b"%d" % i for i in range(sum(blocks))])
+    one.inbox.append(blocks_of(whole, blocks))
+    found = []
+    while (part := one.take(10)) is not None:
+        found.append(part)
+    assert [len(part) for part in found] == taken
+    assert [value for part in found for value in part.values] == whole.values
+
+
+def test_single_records_behind_a_block_fill_the_batch() -> None:
+    """They are cut anywhere."""
+    one = entry()
+    one.inbox += [blocks_of(batch([b"x"] * 4), []), batch([b"y"] * 20, first_offset=4)]
+    first = one.take(10)
+    assert first is not None
+    assert first.values == [b"x"] * 4 + [b"y"] * 6
 
 
 def test_small_batches_are_joined() -> None:
