@@ -87,10 +87,29 @@ class Silence:
         if len(newcomers):
             interesting |= np.bincount(newcomers, minlength=len(self.silent)) > 1
         walked = interesting[series]
+        if walked.any():
+            interesting[:] = False
+            interesting[self._with_gaps(rows, np.flatnonzero(walked))] = True
+            walked = interesting[series]
         for row in np.flatnonzero(walked).tolist():
             yield from self._hear(rows, row)
         rest = np.flatnonzero(~walked & (rows.at >= heard))
         np.maximum.at(self.heard_at, series[rest], rows.at[rest])
+
+    def _with_gaps(self, rows: Rows, chosen: Ints) -> Ints:
+        """Series of the chosen rows, which are all that their series have, that are silent or have a gap before one of
+        their rows: what was heard last before a row may be a row of the same batch."""
+        order = chosen[np.argsort(rows.series[chosen], kind="stable")]
+        series, at = rows.series[order], rows.at[order]
+        is_first = np.append(True, series[1:] != series[:-1])
+        # The latest of the rows before it: of one running maximum, in which each series begins above the one before.
+        step = int(at.max() - at.min()) + 1
+        above = np.cumsum(is_first) * step - int(at.min())
+        latest = np.maximum.accumulate(at + above) - above
+        before = np.where(is_first, NEVER, np.roll(latest, 1))
+        heard = np.maximum(self.heard_at[series], before)
+        gap = np.maximum(at, rows.watermark[order]) > heard + self.limit_ms[series]
+        return series[self.silent[series] | ((heard != NEVER) & (at >= heard) & gap)]
 
     def _hear(self, rows: Rows, row: int) -> Iterator[Spoken]:
         series, at, watermark = int(rows.series[row]), int(rows.at[row]), int(rows.watermark[row])
