@@ -36,7 +36,7 @@ from streams.transport import SCHEME, BatchSchema, Fetched, Keeper
 from streams.tuning import tune
 
 #: Batches' worth of records that may wait in memory before an agent waits: as in the worker.
-_ARRIVED: Final = 16
+_ARRIVED: Final = 5
 _COMMIT_S: Final = 30.0
 
 

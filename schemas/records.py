@@ -140,14 +140,14 @@ class Batch:
     def whole_up_to(self, most: int) -> int:
         """How many records from the first on to take at once, where `most` are wanted: blocks stay whole.
 
-        Fewer than `most`, or up to four times as many where the first block has so many.
+        Fewer than `most`, or up to twice as many where the first block has so many.
         """
         if len(self) <= most:
             return len(self)
         number = int(np.searchsorted(self._ends, most, side="right"))
         if not isinstance(self.pieces[number], Block):
             return most
-        return int(self._ends[number - 1]) if number else min(int(self._ends[0]), 4 * most)
+        return int(self._ends[number - 1]) if number else min(int(self._ends[0]), 2 * most)
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:

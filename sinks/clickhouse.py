@@ -39,7 +39,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from sinks.arrow_file import ArrowFile
+from sinks.embedded import EmbeddedClient
 from sinks.errors import Treatment, clickhouse_number, hint, known, treatment
 
 _WHOLE: Final = 1 << 40
@@ -153,15 +153,7 @@ class Sink:
         token = hashlib.sha256(f"{table}|{names}|rows {first}-{after - 1} of {rows.num_rows}".encode()).hexdigest()
         settings = {**_SETTINGS, "insert_deduplication_token": token}
         part = rows.slice(first, after - first)
-        self._tried(f"inserting into {table}", lambda: self._send(table, part, settings))
-
-    def _send(self, table: str, rows: pa.Table, settings: Mapping[str, Any]) -> None:
-        if self.url.startswith("chdb:"):
-            # Into the file that the embedded engine reads it from. Over a connection the body must be bytes: the client
-            # sends it again where an idle connection was closed, and one that is read can be sent once.
-            self.client.raw_insert(table, rows.column_names, ArrowFile(rows), settings, "Arrow")
-        else:
-            self.client.insert_arrow(table, rows, settings=settings)
+        self._tried(f"inserting into {table}", lambda: self.client.insert_arrow(table, part, settings=settings))
 
     def delete(self, table: str, where_sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Delete rows, and return when no query sees them any more. Raises SinkError; deleting again is safe.
@@ -314,7 +306,7 @@ def _client(url: str, timeout_s: int) -> Any:
         if parts.netloc or len(parts.path) < 2:
             # Without a path the engine would keep everything in memory, and rows would be acknowledged that are lost.
             raise SinkError(f"an embedded ClickHouse is chdb:///path with a path from the root, not {url}")
-        return clickhouse_connect.get_client(dsn=url)
+        return EmbeddedClient(clickhouse_connect.get_client(dsn=url))
     if parts.scheme not in _INTERFACES:
         raise SinkError(f"ClickHouse URL must begin with chdb://, http:// or https://, not {parts.scheme}://")
     client = clickhouse_connect.get_client(

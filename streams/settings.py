@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     flush_interval_s: Seconds = Field(1.0, description="rows become readable at least this often")
     snapshot_interval_s: Seconds = Field(5.0, description="a restart reads again what is newer than the last snapshot")
     flush_rows: int = Field(100_000, ge=1, description="or as soon as this many wait")
-    batch_records: int = Field(10_000, ge=1, description="most records of one partition handled at once")
+    batch_records: int = Field(30_000, ge=1, description="about so many records of one partition are handled at once")
     linger_s: float = Field(
         0.1,
         ge=0,

@@ -50,7 +50,7 @@ from streams.zone_watch import STEP_MS, ZoneWatch
 _POLL_S: Final = 0.1
 #: What may be in memory before fetching stops: flushes' worth of rows, and batches' worth of records.
 _UNFLUSHED: Final = 4
-_ARRIVED: Final = 16
+_ARRIVED: Final = 5
 
 
 class Worker:

@@ -109,7 +109,8 @@ class Silence:
         before = np.where(is_first, NEVER, np.roll(latest, 1))
         heard = np.maximum(self.heard_at[series], before)
         gap = np.maximum(at, rows.watermark[order]) > heard + self.limit_ms[series]
-        return series[self.silent[series] | ((heard != NEVER) & (at >= heard) & gap)]
+        found: Ints = series[self.silent[series] | ((heard != NEVER) & (at >= heard) & gap)]
+        return found
 
     def _hear(self, rows: Rows, row: int) -> Iterator[Spoken]:
         series, at, watermark = int(rows.series[row]), int(rows.at[row]), int(rows.watermark[row])

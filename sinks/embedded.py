@@ -1,7 +1,12 @@
-"""A block as an Arrow file in pieces, for whoever reads it through: nothing of the block is copied for it."""
+"""The client of the embedded engine, with inserts that do not copy their block before it is written.
+
+The engine reads a block from a file, which the client writes. Before that, the client's own `insert_arrow` has the
+block two more times in memory that the system must clear first: a third of the processor time of an insert.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import RawIOBase
 from typing import Any, Final
 
@@ -10,12 +15,26 @@ import pyarrow as pa
 _PIECE: Final = 1 << 20
 
 
-class ArrowFile:
-    """A file to read once, from its beginning to its end. Its pieces are the memory of the table itself.
+class EmbeddedClient:
+    """clickhouse-connect's client of an embedded engine, but for the way of a block.
 
-    pyarrow's own way (`BufferOutputStream`) has the block two more times in memory that the system must clear first,
-    which costs as much as a third of the insert.
+    Over a connection a block must be bytes: the client sends it again where an idle connection was closed, and what is
+    read piece by piece can be sent once.
     """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def insert_arrow(self, table: str, rows: pa.Table, settings: Mapping[str, Any]) -> None:
+        """Insert the rows. Raises what the client raises."""
+        self._engine.raw_insert(table, rows.column_names, ArrowFile(rows), settings, "Arrow")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+class ArrowFile:
+    """A block as an Arrow file to read once, from its beginning to its end: its pieces are the memory of the rows."""
 
     def __init__(self, rows: pa.Table) -> None:
         pieces = _Pieces()

@@ -1,4 +1,4 @@
-"""A block as a file in pieces: the same file, and none of it a copy."""
+"""What the embedded engine is given: a block as a file in pieces, the same file, and none of it a copy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sinks.arrow_file import ArrowFile
+from sinks.embedded import ArrowFile
 
 _MAPS = pa.map_(pa.dictionary(pa.int32(), pa.large_string()), pa.float64())
 
