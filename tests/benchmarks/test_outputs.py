@@ -39,6 +39,15 @@ def test_results_are_read_to_their_end_without_waiting_for_more() -> None:
         assert read_topic(bootstrap, "results") == {b"a": b"3", b"b": b"2"}
 
 
+@pytest.mark.timeout(20)
+def test_more_results_than_the_producer_holds_are_all_published() -> None:
+    """What its queue does not take is offered again."""
+    given = {b"key %d" % number: b"%d" % number for number in range(3_000)}
+    with in_process_broker() as bootstrap:
+        publish(bootstrap, "results", list(given), list(given.values()), queued=1_000)
+        assert read_topic(bootstrap, "results") == given
+
+
 def test_equal_outputs_agree() -> None:
     """Every key is compared, whatever the order and the form of the numbers."""
     assert compare(told(), told("other", events=b"[8.0, 0.0, 0, 0]")) == 3
