@@ -155,13 +155,8 @@ class Windows:
         if frame.is_empty():
             return
         plan = _plan(contract, domain)
-        long = (
-            frame.select(plan.columns)
-            .unpivot(index=["_minute", "zone_set", "kind", "_when", "late"], variable_name="_field")
-            .drop_nulls("value")
-            .group_by("_minute", "zone_set", "kind", "_field")
-            .agg(_TOTALS)
-        )
+        read = frame.select(plan.columns)
+        long = _each_field(read, plan) if _is_dense(read, plan) else _all_fields(read)
         numbers = self._codes.metrics(long["kind"], long["_field"], plan.resolutions)
         self._pending.append(long.hstack([pl.Series("_metric", numbers, dtype=pl.Int64)])[_ADDED])
 
@@ -205,12 +200,47 @@ class Windows:
         )
 
 
+# Two ways to the same totals. Where rows are many and have most values, a hash for each row and not for each value
+# takes half as long: 5.6 ms instead of 12.8 for 30 000 rows of lamps. Otherwise its expressions, seven for
+# each field, take longer.
+_MANY_ROWS: Final = 4_096
+_MOST_VALUES: Final = 0.75
+
+
+def _is_dense(read: pl.DataFrame, plan: _Plan) -> bool:
+    if len(read) < _MANY_ROWS:
+        return False
+    missing = sum(read[name].null_count() for name in plan.resolutions)
+    return missing <= (1 - _MOST_VALUES) * len(read) * len(plan.resolutions)
+
+
+def _all_fields(read: pl.DataFrame) -> pl.DataFrame:
+    """Totals by minute, zone set, kind and field: a row for each value, then groups of these."""
+    return (
+        read.unpivot(index=["_minute", "zone_set", "kind", "_when", "late"], variable_name="_field")
+        .drop_nulls("value")
+        .group_by("_minute", "zone_set", "kind", "_field")
+        .agg(_TOTALS)
+    )
+
+
+def _each_field(read: pl.DataFrame, plan: _Plan) -> pl.DataFrame:
+    """The same: groups of rows, then a row for each field that has values there."""
+    wide = read.group_by("_minute", "zone_set", "kind").agg(plan.totals)
+    return pl.concat(wide.select(columns).filter(pl.col("count") > 0) for columns in plan.fields)
+
+
 @dataclass(frozen=True)
 class _Plan:
-    """The expressions of one contract, built once, and the resolution of each summed field."""
+    """The expressions of one contract, built once, and the resolution of each summed field.
+
+    `totals` of every field stand side by side; `fields` has, for each, what picks its own out of these.
+    """
 
     columns: tuple[pl.Expr, ...]
     resolutions: Mapping[str, float]
+    totals: tuple[pl.Expr, ...]
+    fields: tuple[tuple[pl.Expr, ...], ...]
 
 
 @cache
@@ -234,18 +264,32 @@ def _plan(contract: Contract, domain: Domain) -> _Plan:
             *(value.alias(name) for name, value in values.items()),
         ),
         resolutions,
+        tuple(total.name.prefix(f"{name} ") for name in values for total in _totals(pl.col(name))),
+        tuple(
+            (
+                *(pl.col(key) for key in ("_minute", "zone_set", "kind")),
+                pl.lit(name).alias("_field"),
+                *(pl.col(f"{name} {total}").alias(total) for total in _SUMS),
+            )
+            for name in values
+        ),
     )
 
 
-_TOTALS: Final = (
-    pl.len().cast(pl.Int64).alias("count"),
-    pl.col("late").sum().cast(pl.Int64),
-    pl.col("value").sum().alias("sum"),
-    (pl.col("value") * pl.col("value")).sum().alias("sum_squares"),
-    pl.col("value").min().alias("minimum"),
-    pl.col("value").max().alias("maximum"),
-    (pl.col("_when") + (pl.col("value") + _LAST_ZERO)).max().alias("last"),
-)
+def _totals(value: pl.Expr) -> tuple[pl.Expr, ...]:
+    """`_SUMS` of the rows that have this value."""
+    return (
+        value.count().cast(pl.Int64).alias("count"),
+        (pl.col("late") & value.is_not_null()).sum().cast(pl.Int64).alias("late"),
+        value.sum().alias("sum"),
+        (value * value).sum().alias("sum_squares"),
+        value.min().alias("minimum"),
+        value.max().alias("maximum"),
+        (pl.col("_when") + (value + _LAST_ZERO)).max().alias("last"),
+    )
+
+
+_TOTALS: Final = _totals(pl.col("value"))
 
 
 def _steps(value: pl.Expr, field: Field) -> pl.Expr:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import polars as pl
 import pytest
 
+from processors import aggregate
 from processors.aggregate import EVENTS, RECEIVED, WINDOW_SCHEMA, Codes, Windows
 from processors.locate import ZoneSets
 from processors.quality import failed_bit
@@ -160,12 +161,35 @@ def drawn(count: int, seed: int, domain: Domain = "sensor") -> list[Row]:
 
 @pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_totals_are_those_of_counting_by_hand(domain: Domain, seed: int) -> None:
-    """Count, late, sum, sum of squares, least, greatest and last of each window, zone and metric: all exact."""
+@pytest.mark.parametrize("is_dense", [False, True])
+def test_totals_are_those_of_counting_by_hand(
+    domain: Domain, seed: int, is_dense: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Count, late, sum, sum of squares, least, greatest and last of each window, zone and metric: all exact, on either
+    way to them."""
+    monkeypatch.setattr(aggregate, "_is_dense", lambda read, plan: is_dense)
     rows = drawn(300, seed, domain)
     made = totals(rows, domain)
     assert dict(made.schema) == WINDOW_SCHEMA
     assert as_keyed(made) == by_hand(rows, domain)
+
+
+@pytest.mark.parametrize(("count", "missing", "is_dense"), [(4_096, 0, True), (4_095, 0, False), (8_192, 8_000, False)])
+def test_which_way_is_taken(count: int, missing: int, is_dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are grouped before their values where both are many; the totals are the same."""
+    taken: list[bool] = []
+    asked = aggregate._is_dense
+
+    def told(*given: Any) -> bool:
+        taken.append(asked(*given))
+        return taken[-1]
+
+    monkeypatch.setattr(aggregate, "_is_dense", told)
+    names = ("power_w", "voltage_v", "current_a", "dimming_ratio")
+    steps = [{name: row % 50 for name in names} if row >= missing else {} for row in range(count)]
+    rows = [Row(RECEIVED_MS + 20 * row, steps=one) for row, one in enumerate(steps)]
+    assert as_keyed(totals(rows, "lighting")) == by_hand(rows, "lighting")
+    assert taken == [is_dense]
 
 
 def test_sums_are_exact_decimals() -> None:
