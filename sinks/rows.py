@@ -14,6 +14,8 @@ import pyarrow as pa
 from schemas.contracts import DOMAINS, HEAD, Contract, Domain, contract_of
 
 _OLDEST: Final = pl.CompatLevel.oldest()
+#: What is the same in all rows of a partition. Polars keeps these texts as long as the process lives: they are few.
+_FEW: Final = pl.Categorical()
 _TEXTS: Final = pa.dictionary(pa.int32(), pa.large_string())
 _ZONES: Final = pa.map_(_TEXTS, _TEXTS)
 _MEASURES: Final = pa.map_(_TEXTS, pa.float64())
@@ -92,9 +94,10 @@ class ZoneMaps:
 
 def placed(frame: pl.DataFrame, origin: Origin, territory_versions: Mapping[str, str]) -> pl.DataFrame:
     """Stored events with the columns that say where they come from."""
+    versions = set(territory_versions.values())
     version = pl.col("jurisdiction_id").replace_strict(territory_versions, return_dtype=pl.String)
     return frame.with_columns(
-        version.alias("territory_version"),
+        (pl.lit(versions.pop()) if len(versions) == 1 else version).cast(_FEW).alias("territory_version"),
         *_origin(origin),
         pl.lit(origin.term, dtype=pl.UInt32).alias("term"),
     )
@@ -102,8 +105,8 @@ def placed(frame: pl.DataFrame, origin: Origin, territory_versions: Mapping[str,
 
 def _origin(origin: Origin) -> tuple[pl.Expr, ...]:
     return (
-        pl.lit(origin.topic).alias("topic"),
-        pl.lit(origin.epoch).alias("epoch"),
+        pl.lit(origin.topic).cast(_FEW).alias("topic"),
+        pl.lit(origin.epoch).cast(_FEW).alias("epoch"),
         pl.lit(origin.partition, dtype=pl.UInt16).alias("partition"),
     )
 

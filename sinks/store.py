@@ -119,7 +119,7 @@ def store_records(
 def store_rejects(parts: Sequence[Part], sink: Sink) -> None:
     """Write rejects (REJECT_SCHEMA with `offset` and `received_at`)."""
     if parts:
-        table = pa.concat_tables([reject_table(part.new(), part.origin) for part in parts])
+        table = coded(pa.concat_tables([reject_table(part.new(), part.origin) for part in parts]))
         sink.insert_whole("rejects", table, _names(parts))
 
 
