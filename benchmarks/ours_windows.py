@@ -30,10 +30,12 @@ from benchmarks.wire import encoded, publish
 from schemas.contracts import RAW_TOPICS, Domain
 from schemas.records import Batch, joined
 from streams import settings as vigie
+from streams.app import MOST_POLLED
 from streams.settings import Settings
 from streams.territory.files import load
 from streams.transport import SCHEME, BatchSchema, Fetched, Keeper
 from streams.tuning import tune
+from streams.waiting import linger_s
 
 #: Batches' worth of records that may wait in memory before an agent waits: as in the worker.
 _ARRIVED: Final = 5
@@ -117,14 +119,17 @@ class Counting:
                     one.cancel()
 
     async def _loop(self, domain: Domain, stages: Executor) -> None:
-        news, most = self.news[domain], self.settings.batch_records
+        news, most, spent_s = self.news[domain], self.settings.batch_records, 0.0
         while True:
             await news.wait()
             if sum(map(len, self.arrived[domain])) < most:
-                await asyncio.sleep(self.settings.linger_s)
+                await asyncio.sleep(linger_s(self.settings.linger_s, spent_s))
             news.clear()
+            spent_s = 0.0
             while (batch := self.take(domain)) is not None:
+                started = time.monotonic()
                 await asyncio.get_running_loop().run_in_executor(stages, self.job.take, domain, batch)
+                spent_s += time.monotonic() - started
                 self.processed += len(batch)
                 self.room.set()
             if self.processed >= self.count:
@@ -141,7 +146,7 @@ def make_app(settings: Settings, counting: Counting) -> Any:
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,
-        broker_max_poll_records=settings.batch_records,
+        broker_max_poll_records=MOST_POLLED,
         broker_check_crcs=True,
         consumer_max_fetch_size=settings.fetch_bytes,
         consumer_auto_offset_reset="earliest",

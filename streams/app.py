@@ -19,6 +19,9 @@ Handler = Callable[[Any], Awaitable[None]]
 
 #: Batches that may wait in one agent's queue: each is up to `batch_records` records, so a few are plenty.
 _QUEUED_BATCHES = 4
+#: Records that the client gives at once where it gives them one by one. A fetch of fewer is a small one, after which it
+#: rests: from one partition a fetch brings some 30 000 at most.
+MOST_POLLED = 10_000
 
 
 def build(
@@ -54,7 +57,7 @@ def build(
         broker_request_timeout=max(90.0, 1.5 * settings.session_timeout_s),
         broker_rebalance_timeout=settings.rebalance_timeout_s,
         broker_heartbeat_interval=min(3.0, settings.session_timeout_s / 3),
-        broker_max_poll_records=settings.batch_records,
+        broker_max_poll_records=min(settings.batch_records, MOST_POLLED),
         broker_check_crcs=True,
         consumer_max_fetch_size=settings.fetch_bytes,
         consumer_auto_offset_reset="earliest",

@@ -163,7 +163,10 @@ class BatchConsumer(aiokafka.Consumer):
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109
         async with self._fetching:
             generation, mark = self.app.consumer_generation_id, self._mark
-            records, active = await self._wait_next_records(min(timeout, self._keeper.patience_s))
+            # Partitions whose agent has enough for now are not asked for, and who waits for others is not woken when
+            # they are wanted again, though their records may be there.
+            longest_s = _SHORT_S if self._buffered_partitions else self._keeper.patience_s
+            records, active = await self._wait_next_records(min(timeout, longest_s))
             since = {tp: self._thread.readings.since(tp, run) for tp, run in (records or {}).items() if run}
         if not records or self.should_stop:
             return

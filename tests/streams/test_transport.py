@@ -327,6 +327,21 @@ def test_a_fetch_waits_no_longer_than_its_keeper_has_patience() -> None:
     assert [asyncio.run(get(patience_s)) for patience_s in (0.02, 1.0)] == [0.02, 0.1]
 
 
+def test_a_fetch_without_partitions_that_have_enough_is_short() -> None:
+    """Nobody wakes it when they are wanted again."""
+
+    async def waited_s(full: bool) -> float | None:
+        consumer = await a_consumer({})
+        if full:
+            consumer._set_active_tps({SENSOR})
+            consumer.on_buffer_full(SENSOR)
+        assert [pair async for pair in consumer.getmany(10.0)] == []
+        return consumer.waited_s
+
+    assert asyncio.run(waited_s(True)) == 0.025
+    assert asyncio.run(waited_s(False)) == Keeper.patience_s
+
+
 def test_a_broker_keeps_an_empty_fetch_for_a_moment_only() -> None:
     """A partition that is moved while it does is not read before: the client has one fetch at a time under way."""
 
