@@ -91,5 +91,9 @@ async def _read(settings: Settings, count: int) -> list[Batch]:
 
 def _parted(batch: Batch, most: int) -> Iterator[Batch]:
     """As large as the worker makes them."""
-    for start in range(0, len(batch), most):
-        yield batch.part(start, min(start + most, len(batch)))
+    start = 0
+    while start < len(batch):
+        rest = batch.part(start, len(batch))
+        until = rest.whole_up_to(most)
+        yield rest.part(0, until)
+        start += until

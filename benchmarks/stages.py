@@ -38,6 +38,7 @@ from sinks.clickhouse import connect, migrate
 from sinks.rows import Origin, ZoneMaps
 from sinks.store import Block, ChunkPart, Part, store_derived, store_records
 from streams import settings as vigie
+from streams.app import MOST_POLLED
 from streams.fetching import keep_blocks
 from streams.settings import Settings
 from streams.territory.files import load
@@ -115,7 +116,7 @@ def read_aiokafka(bench: Bench) -> None:
         left = bench.count
         try:
             while left > 0:
-                found = await consumer.getmany(timeout_ms=1_000, max_records=bench.settings.batch_records)
+                found = await consumer.getmany(timeout_ms=1_000, max_records=MOST_POLLED)
                 left -= sum(counted(run) for run in found.values())
             bench.watch.stop()
         finally:
@@ -142,7 +143,7 @@ def read_librdkafka(bench: Bench) -> None:
 
     consumer.subscribe(list(RAW_TOPICS.values()), on_assign=assigned)
     left = bench.count
-    for messages in consume(consumer, bench.settings.batch_records):
+    for messages in consume(consumer, MOST_POLLED):
         for message in messages:
             message.value()
         left -= len(messages)

@@ -74,8 +74,11 @@ def publish(
         some = zip(keys[start : start + _AT_ONCE], values[start : start + _AT_ONCE], strict=True)
         told: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in some]
         while told and producer.produce_batch(topic, told, partition=0, on_delivery=undelivered) < len(told):
-            # The queue is full: it marks those that it did not take.
-            told = [one for one in told if one.pop(_NOT_TAKEN, None) is not None]
+            # It marks those that it did not take, which is for want of room or for ever.
+            told = [one for one in told if _NOT_TAKEN in one]
+            why = {one.pop(_NOT_TAKEN).code() for one in told} - {KafkaError._QUEUE_FULL}
+            if why:
+                raise PublishError(f"results were not taken for {topic}: {sorted(why)}")
             producer.poll(0.1)
     left = producer.flush(_FLUSH_S)
     if left or failed:

@@ -140,7 +140,7 @@ class Batch:
     def whole_up_to(self, most: int) -> int:
         """How many records from the first on to take at once, where `most` are wanted: blocks stay whole.
 
-        Fewer than `most`, or up to twice as many where the first block has so many.
+        At most `most`, or up to twice as many where the first block has so many.
         """
         if len(self) <= most:
             return len(self)

@@ -93,7 +93,7 @@ class ZoneMaps:
 
 
 def placed(frame: pl.DataFrame, origin: Origin, territory_versions: Mapping[str, str]) -> pl.DataFrame:
-    """Stored events with the columns that say where they come from."""
+    """Stored events with the columns that say where they come from. Their jurisdictions all have a version."""
     versions = set(territory_versions.values())
     version = pl.col("jurisdiction_id").replace_strict(territory_versions, return_dtype=pl.String)
     return frame.with_columns(

@@ -17,7 +17,7 @@ from streams.transport import SCHEME, BatchSchema, Keeper
 
 Handler = Callable[[Any], Awaitable[None]]
 
-#: Batches that may wait in one agent's queue: each is up to `batch_records` records, so a few are plenty.
+#: Fetches of a partition that may wait in one agent's queue: each is some 10 000 records, so a few are plenty.
 _QUEUED_BATCHES = 4
 #: Records that the client gives at once where it gives them one by one. A fetch of fewer is a small one, after which it
 #: rests: from one partition a fetch brings some 30 000 at most.

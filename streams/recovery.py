@@ -227,7 +227,7 @@ class Recovery:
         seen_from = chunk_before(next_offset, self._reference)
         events = stored.events(origin, state.domain, seen_from, next_offset, sink)
         if stored.last_chunk(origin, state.domain, next_offset, sink) is not None:
-            flushed = next_offset - _FLUSHES * self._settings.flush_rows
+            flushed = next_offset - _FLUSHES * self._settings.flush_rows - 2 * self._settings.batch_records
             doubtful = stored.last_chunk(origin, state.domain, max(flushed, 0), sink) if chunk is None else chunk
             self._count_again(origin, state, doubtful or 0, next_offset, sink)
         reopen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.outputs import Agreement, Disagreement, Outputs, compare, outputs, read_topic
-from benchmarks.wire import encoded, publish
+from benchmarks.wire import PublishError, encoded, publish
 from streams.broker import in_process_broker
 
 _MINUTE = 1_789_430_400_000
@@ -46,6 +46,13 @@ def test_more_results_than_the_producer_holds_are_all_published() -> None:
     with in_process_broker() as bootstrap:
         publish(bootstrap, "results", list(given), list(given.values()), queued=1_000)
         assert read_topic(bootstrap, "results") == given
+
+
+@pytest.mark.timeout(20)
+def test_a_result_that_is_never_taken_is_told() -> None:
+    """It is not offered again for ever."""
+    with in_process_broker() as bootstrap, pytest.raises(PublishError, match="not taken"):
+        publish(bootstrap, "results", [b"a", b"b"], [b"1", b"x" * 2_000_000])
 
 
 def test_equal_outputs_agree() -> None:

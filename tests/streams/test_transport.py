@@ -327,19 +327,19 @@ def test_a_fetch_waits_no_longer_than_its_keeper_has_patience() -> None:
     assert [asyncio.run(get(patience_s)) for patience_s in (0.02, 1.0)] == [0.02, 0.1]
 
 
-def test_a_fetch_without_partitions_that_have_enough_is_short() -> None:
-    """Nobody wakes it when they are wanted again."""
+@pytest.mark.parametrize(("full", "waited_s"), [(set(), Keeper.patience_s), ({SENSOR}, 0.025), ({SENSOR, OTHER}, None)])
+def test_a_fetch_without_partitions_that_have_enough_is_short(full: set[TP], waited_s: float | None) -> None:
+    """Nobody wakes it when they are wanted again. Where all have enough, nothing is fetched."""
 
-    async def waited_s(full: bool) -> float | None:
+    async def get() -> float | None:
         consumer = await a_consumer({})
-        if full:
-            consumer._set_active_tps({SENSOR})
-            consumer.on_buffer_full(SENSOR)
+        consumer._set_active_tps({SENSOR, OTHER})
+        for tp in full:
+            consumer.on_buffer_full(tp)
         assert [pair async for pair in consumer.getmany(10.0)] == []
         return consumer.waited_s
 
-    assert asyncio.run(waited_s(True)) == 0.025
-    assert asyncio.run(waited_s(False)) == Keeper.patience_s
+    assert asyncio.run(get()) == waited_s
 
 
 def test_a_broker_keeps_an_empty_fetch_for_a_moment_only() -> None:
