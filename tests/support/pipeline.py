@@ -201,7 +201,7 @@ def everything(bootstrap: str, topics: Sequence[str]) -> list[KafkaMessage]:
     try:
         there = consumer.list_topics(timeout=10).topics
         places = [TopicPartition(name, number, 0) for name in topics for number in there[name].partitions]
-        missing = sum(consumer.get_watermark_offsets(place, timeout=10)[1] for place in places)
+        missing = sum(_end(consumer, place) for place in places)
         consumer.assign(places)
         found: list[KafkaMessage] = []
         until = time.monotonic() + 30
@@ -212,6 +212,18 @@ def everything(bootstrap: str, topics: Sequence[str]) -> list[KafkaMessage]:
         return found
     finally:
         consumer.close()
+
+
+def _end(consumer: Consumer, place: TopicPartition) -> int:
+    """The end of a partition; one of a topic that was just made has no leader for a moment."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            return int(consumer.get_watermark_offsets(place, timeout=10)[1])
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 def end_offsets(bootstrap: str) -> dict[tuple[str, int], int]:
