@@ -161,10 +161,6 @@ class BatchConsumer(aiokafka.Consumer):
 
     # The signature is Faust's.
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109
-        if self.flow_active and self._buffered_partitions and not self._get_active_partitions():
-            # Faust would sleep for a second.
-            await asyncio.sleep(_SHORT_S)
-            return
         async with self._fetching:
             generation, mark = self.app.consumer_generation_id, self._mark
             # Partitions whose agent has enough for now are not asked for, and who waits for others is not woken when
