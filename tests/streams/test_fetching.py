@@ -172,3 +172,7 @@ def test_a_batch_keeps_blocks_together_and_is_cut_where_it_is_asked() -> None:
     assert part.offsets.tolist() == list(range(3, 12))
     assert part.pieces[1] is whole.pieces[1]
     assert [part.original(row)[1] for row in range(9)] == [b"v%d" % (n % 5) for n in range(3, 12)]
+    again = part.part(1, 8).part(0, 6)
+    assert [again.original(row)[1] for row in range(6)] == [b"v%d" % (n % 5) for n in range(4, 10)]
+    last = part.part(7, 9).part(1, 2)
+    assert last.original(0)[1] == b"v1"
