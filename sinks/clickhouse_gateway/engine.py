@@ -21,6 +21,7 @@ import chdb
 from sinks.clickhouse import Sink, SinkError, connect
 from sinks.clickhouse_gateway.errors import RefusedError, StoppingError, refused
 from sinks.clickhouse_gateway.statements import Insert, insert_of, refuse_reaching_outside, shape_of
+from sinks.embedded import Merges
 
 #: Formats whose blocks, one after the other, are the answer; others have a head or a foot and come whole.
 _STREAMED: Final = frozenset({"Native", "TabSeparated", "TSV", "CSV", "RowBinary", "JSONEachRow"})
@@ -93,6 +94,7 @@ class Engine:
         self._sink = sink
         self._directory = directory
         self._running = 0
+        self._merges = Merges()
         self.closing = False
         self._changed = threading.Condition()
         ((self.timezone,),) = sink.rows("SELECT timezone()")
@@ -143,7 +145,9 @@ class Engine:
             # An insert's data come in a file, and such a statement takes no parameters.
             told = {f"param_{name}": value for name, value in request.parameters.items()}
             _prepare(handle, replace(request, settings={**request.settings, **told}))
-            return _inserted(handle, found, [memoryview(text)[found.data_at :], *data])
+            done = _inserted(handle, found, [memoryview(text)[found.data_at :], *data])
+            self._merges.let_others_go_first()
+            return done
         return self._asked(handle, text, request)
 
     def _asked(self, handle: Any, text: bytes, request: Request) -> Answer:

@@ -21,6 +21,7 @@ from sinks.clickhouse import SinkError, connect, migrate, migrations
 from streams.simulation.city import simulate
 from tests.support.gateway import Gateway, GatewayError, ask, block, block_table, dial, gateway, post, stored
 from tests.support.pipeline import ROOT, Command, broker_in_process, failed, rows, send, succeeded, vigie
+from tests.support.threads import niceness
 
 pytestmark = pytest.mark.integration
 
@@ -55,6 +56,18 @@ def test_what_cannot_be_is_told_in_words(tmp_path: Path) -> None:
     assert "listens on this machine only" in failed(vigie(*open_to_all, folder=tmp_path / "all"), code=2)
     assert not (tmp_path / "y").exists()
     failed(vigie("gateway", folder=tmp_path / "nothing"), "--data-dir", code=2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own but on Linux")
+def test_merges_let_others_go_first(tmp_path: Path) -> None:
+    """Nobody waits for them: they come behind what is asked for."""
+    with gateway(tmp_path) as running:
+        sink = connect(running.url)
+        with block_table(sink):
+            sink.insert("blocks", block(1, 2), "a/0:1-2")
+            assert running.pid is not None
+            nice = niceness(running.pid)["MergeMutate"]
+        assert nice == {min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)}
 
 
 def test_readers_may_come_from_elsewhere(tmp_path: Path) -> None:

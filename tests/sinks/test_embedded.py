@@ -1,12 +1,20 @@
-"""What the embedded engine is given: a block as a file in pieces, the same file, and none of it a copy."""
+"""What the embedded engine is given: a block as a file in pieces, the same file, and none of it a copy. Who comes last
+in its process: merges."""
 
 from __future__ import annotations
+
+import os
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from sinks.clickhouse import Sink
 from sinks.embedded import ArrowFile
+from sinks.rows import Origin
+from sinks.store import Pass, store_passes
+from tests.support.threads import niceness
 
 _MAPS = pa.map_(pa.dictionary(pa.int32(), pa.large_string()), pa.float64())
 
@@ -67,3 +75,13 @@ def test_it_outlives_the_table() -> None:
     del given
     found = pa.ipc.open_file(pa.py_buffer(b"".join(pieces(file)))).read_all()
     assert found["number"].to_pylist() == wanted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own but on Linux")
+def test_merges_let_others_go_first(clickhouse: Sink) -> None:
+    """Once something has been inserted, the threads that merge are nicer than all others of the process."""
+    store_passes([(Origin("city.raw.sensor", 0), Pass(1, 2))], clickhouse)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    found = niceness(os.getpid())
+    assert found.pop("MergeMutate") == {min(19, own + 10)}
+    assert max(set().union(*found.values())) == own
