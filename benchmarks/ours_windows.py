@@ -60,12 +60,11 @@ class Counting:
     room: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def pause_s(self) -> float:
-        return self.settings.linger_s / 4
-
-    @property
     def patience_s(self) -> float:
         return 1.0
+
+    async def rest(self, has_more: bool) -> None:
+        await asyncio.sleep(self.settings.linger_s / 4)
 
     async def drain(self) -> None:
         """Nothing is begun that somebody else could go on with."""

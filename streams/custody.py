@@ -20,6 +20,7 @@ from sinks.clickhouse import Sink, SinkAwayError
 from streams import broker
 from streams.broker import BrokerAwayError, BrokerError
 from streams.clock import monotonic_s
+from streams.haste import Haste
 from streams.ledger import Entry, Ledger, Place
 from streams.log import logger
 from streams.recovery import GONE, Recovery, Taken
@@ -82,8 +83,7 @@ class Custody:
         # Between a revoke and the next assignment nothing is ours to take over, whoever asks for it.
         self._is_positioned = False
         self._away_s: float | None = None
-        self.lingering_s = settings.linger_s
-        """How long small batches wait for company at present."""
+        self.haste = Haste(ledger, settings.linger_s)
         self.is_open = False
         self.is_drained = True
         """Whether everything that was begun before the last drain has been stored."""
@@ -109,11 +109,6 @@ class Custody:
     # -- what the transport asks ---------------------------------------------------------------------------------------
 
     @property
-    def pause_s(self) -> float:
-        """A quarter of the linger: while a batch gathers, a few fetches are enough."""
-        return self.lingering_s / 4
-
-    @property
     def patience_s(self) -> float:
         """Little while partitions are taken over: they are moved when that is done."""
         return _FETCH_S if self.is_open else _SHORT_FETCH_S
@@ -121,6 +116,9 @@ class Custody:
     def wants_batches(self, topic: str) -> bool:
         """Raw topics and alerts come by the batch; Faust's own topics by the record."""
         return topic in RAW or topic == ALERT_TOPIC
+
+    async def rest(self, has_more: bool) -> None:
+        await self.haste.rest(has_more)
 
     async def drain(self) -> None:
         """Make durable and commit what was begun, while the partitions are still ours.
@@ -252,6 +250,11 @@ class Custody:
         self._unplaced -= places
         self.is_open = True
         return True
+
+    def alerts_sent(self) -> None:
+        """Alerts are in their topic now."""
+        if self._alerts:
+            self.haste.sent()
 
     async def is_hole(self, place: Place, entry: Entry, first_offset: int) -> bool:
         """Whether Kafka has no record from `entry.fetched` to that offset, which begins what was fetched.

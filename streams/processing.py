@@ -11,7 +11,7 @@ from typing import Final
 
 from processors.pipeline import Outcome, Turn
 from schemas.contracts import RAW_TOPICS
-from streams.clock import monotonic_s
+from streams.clock import Clock, monotonic_s
 from streams.custody import Custody
 from streams.intake import Intake, PoisonError, unseen
 from streams.ledger import Entry, Ledger, Place, in_company
@@ -34,6 +34,7 @@ class Processing:
         settings: Settings,
         ledger: Ledger,
         custody: Custody,
+        clock: Clock,
         rhythm: Rhythm,
         passing: Passing,
         intake: Intake,
@@ -43,6 +44,7 @@ class Processing:
         self._settings = settings
         self._ledger = ledger
         self._custody = custody
+        self._clock = clock
         self._rhythm = rhythm
         self._passing = passing
         self._intake = intake
@@ -132,4 +134,5 @@ class Processing:
         entry.transitions += [(o.batch.last_offset, t) for o in outcomes for t in o.transitions]
         entry.next_offset = turn.batch.last_offset + 1
         entry.received_s = monotonic_s()
+        self._custody.haste.look(entry, int(turn.batch.received_ms[-1]), self._clock.now_ms())
         await self._passing.catch_up(entry)

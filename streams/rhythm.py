@@ -13,7 +13,7 @@ from streams.settings import Settings
 from streams.waiting import linger_s, wait, whole
 
 #: Alerts do not wait for the flush interval, but a storm of them is still written in blocks.
-_URGENT_S: Final = 0.05
+_URGENT_S: Final = 0.02
 #: How long a flush waits at most for records that have arrived to be processed.
 _GATHER_S: Final = 0.25
 #: Between two flushes, where each takes longer than the interval: the event loop belongs to others too.
@@ -35,6 +35,8 @@ class Rhythm:
         self._custody = custody
         self._flush = flush
         self._due = asyncio.Event()
+        self._is_still = asyncio.Event()
+        self._is_still.set()
         self._lingers: dict[str, float] = {}
         self.wake = asyncio.Event()
         self.moved = asyncio.Event()
@@ -55,7 +57,11 @@ class Rhythm:
                 await self.gather()
             self.wake.clear()
             if self._custody.is_open:
-                await whole(self._flush(alerts_only))
+                self._is_still.clear()
+                try:
+                    await whole(self._flush(alerts_only))
+                finally:
+                    self._is_still.set()
 
     async def gather(self) -> None:
         """Have what has arrived processed, so that it need not wait for the next flush: nobody lingers meanwhile."""
@@ -69,6 +75,9 @@ class Rhythm:
 
     async def linger(self, topic: str, spent_s: float) -> None:
         """Let a topic's small batches wait for company, where those before them took so long to process."""
+        haste = self._custody.haste
         self._lingers[topic] = linger_s(self._settings.linger_s, spent_s)
-        self._custody.lingering_s = max(self._lingers.values())
-        await wait(self._due, self._lingers[topic])
+        haste.lingering_s = max(self._lingers.values())
+        await wait(self._due, min(self._lingers[topic], haste.most_s(topic)))
+        # On one core a flush takes twice as long beside a batch, and what comes of the batch waits for it anyway.
+        await wait(self._is_still, _GATHER_S)

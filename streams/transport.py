@@ -27,7 +27,7 @@ from streams.reading import Readings
 
 SCHEME: Final = "vigie"
 _FETCH_WAIT_MS: Final = 250
-#: After a fetch that brought little where there is more.
+#: Where partitions are left out that may be wanted again.
 _SHORT_S: Final = 0.025
 
 
@@ -35,13 +35,12 @@ class Keeper(Protocol):
     """Who owns offsets and in-flight work: the worker, reached as `app.keeper`."""
 
     @property
-    def pause_s(self) -> float:
-        """Seconds to wait after a fetch that brought little."""
-        ...
-
-    @property
     def patience_s(self) -> float:
         """Seconds that a fetch may wait for records; as long may a `move` have to wait."""
+        ...
+
+    async def rest(self, has_more: bool) -> None:
+        """Wait after a fetch that brought little, and did or did not bring its partitions to their ends."""
         ...
 
     async def drain(self) -> None:
@@ -187,7 +186,7 @@ class BatchConsumer(aiokafka.Consumer):
                     yield tp, self._to_message(tp, record)
         if sum(map(counted, records.values())) < self.app.conf.broker_max_poll_records:
             # Each fetch costs a round of both threads and each batch a round of the stages, however little they bring.
-            await asyncio.sleep(self._keeper.pause_s if self._has_all(records) else min(self._keeper.pause_s, _SHORT_S))
+            await self._keeper.rest(not self._has_all(records))
 
     def _has_all(self, records: Mapping[TP, Sequence[Any]]) -> bool:
         """Whether a fetch brought its partitions to their ends: some brokers give little at a time, and have more."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from secrets import token_hex
@@ -19,7 +19,7 @@ from faust.types import TP
 from processors.locate import Locator
 from processors.pipeline import Reference
 from processors.territory import Territory
-from schemas.contracts import RAW_TOPICS
+from schemas.contracts import ALERT_TOPIC, RAW_TOPICS
 from schemas.registry import Writers
 from sinks.clickhouse import Sink, SinkAwayError
 from sinks.rows import ZoneMaps
@@ -27,7 +27,7 @@ from streams import app as faust_app
 from streams.clock import Clock, monotonic_s
 from streams.custody import Custody
 from streams.failures import NotDrainedError
-from streams.flush import Effects
+from streams.flush import Effects, Message
 from streams.flusher import Flusher
 from streams.intake import Intake, limits
 from streams.ledger import Entry, Ledger, Place
@@ -95,14 +95,14 @@ class Worker:
             territory_versions={j: t.version for j, t in territories.items()},
             blocking=self._blocking,
             owner=owner,
-            produce=self.confirmed.produce,
+            produce=self._produce,
             commit=self._commit,
         )
         self._passing = Passing(
             settings, clock, self.reference, self.ledger, self.custody, self._stages, self._rhythm.wake
         )
         self._processing = Processing(
-            settings, self.ledger, self.custody, self._rhythm, self._passing, self._intake, self._stages,
+            settings, self.ledger, self.custody, clock, self._rhythm, self._passing, self._intake, self._stages,
             self._is_waiting_enough,
         )  # fmt: skip
         self._flusher = Flusher(settings, self.ledger, effects, self._stages, self.tally, clock)
@@ -278,6 +278,7 @@ class Worker:
             await wait(self._stop, _POLL_S)
         mark = self.custody.alert_mark
         if self._is_current(message) and mark is not None and fetched.mark >= mark:
+            self.custody.haste.told()
             self._notifier.take(message.tp, fetched.batch, message.generation_id)
 
     async def _told(self, tp: TP, next_offset: int, generation: int) -> bool:
@@ -295,6 +296,11 @@ class Worker:
             self.log.error("ClickHouse refused rows: stored as rejects", topic=place.topic, partition=place.partition)
             self.custody.look_again()
         self._rhythm.moved.set()
+
+    async def _produce(self, messages: Sequence[Message]) -> None:
+        await self.confirmed.produce(messages)
+        if any(message.topic == ALERT_TOPIC for message in messages):
+            self.custody.alerts_sent()
 
     async def _save(self) -> None:
         if self.failure is None:
@@ -339,7 +345,7 @@ class Worker:
             transitions, records = await loop.run_in_executor(
                 self._blocking, self._zone_watch.look, partitions, epoch, sink
             )
-            await self.confirmed.produce(records)
+            await self._produce(records)
             await loop.run_in_executor(self._blocking, self._zone_watch.save, sink, self.clock.now_ms())
         except SinkAwayError:
             self._zone_watch.forget()

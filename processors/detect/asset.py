@@ -40,6 +40,7 @@ class AssetDetectors:
         self._domain: Domain | None = None
         self._readers: Mapping[str, Reader] = {}
         self._read_by_rules: Mapping[str, pl.Expr] = {}
+        self._raising: Mapping[str, pl.Expr] = {}
         self._intervals: dict[str, float] = {}
         self._series = Series()
         self._territory: list[int] = []
@@ -74,6 +75,34 @@ class AssetDetectors:
         found += (self._spoken(step, rows) for step in steps)
         return findings(found)
 
+    def foresee(self, frame: pl.DataFrame, passed_ms: int) -> list[int]:
+        """When rows that time has not passed will raise what is to be told at once, in milliseconds since 1970.
+
+        `frame`: rows as `step` takes them, in any order. A guess for whoever decides how soon to look again; no finding
+        follows from it, and no state.
+        """
+        rules = self._raising
+        if not rules:
+            return []
+        waits = pl.col("observed_at").dt.epoch("ms") > passed_ms
+        frame = frame.filter(waits & pl.any_horizontal(rules.values()))
+        if frame.is_empty():
+            return []
+        read = identified(frame.select(*READ, *(raises.alias(rule) for rule, raises in rules.items()))).filter("good")
+        return [
+            at
+            for rule in rules
+            for key, at in read.filter(rule).select("key", "at_ms").iter_rows()
+            if self._is_news(rule, key)
+        ]
+
+    def _is_news(self, rule: str, key: str) -> bool:
+        """Whether a condition does not hold yet and is told at once where it does."""
+        series = self._series.known(key)
+        return (series is None or not self._switches[rule].raised[series]) and not self.hold_s(
+            rule, key.partition("|")[0]
+        )
+
     def _read(self, frame: pl.DataFrame) -> pl.DataFrame:
         self._open(frame["domain"][0])
         return identified(frame.select(*READ, *self._read_by_rules.values()))
@@ -91,6 +120,7 @@ class AssetDetectors:
         self._domain = domain
         self._readers = READERS.get(domain, {})
         self._read_by_rules = columns_of(self._readers.values())
+        self._raising = {rule: one.raises(self._parameters) for rule, one in self._readers.items() if one.raises}
         self._switches = {rule: Switch() for rule in self._readers}
         if domain in _SPEAKING:
             for territory in self._parameters.territories:

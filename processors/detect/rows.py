@@ -54,6 +54,10 @@ class Series:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def known(self, key: str) -> int | None:
+        """The number of a key, if it has one."""
+        return self._number.get(key)
+
     def numbers(self, keys: list[str]) -> Ints:
         """The number of each key `<jurisdiction_id>|<asset_id>`; a new key gets the next one."""
         numbers = np.fromiter(map(self._number.get, keys, repeat(-1)), np.int64, len(keys))

@@ -28,6 +28,10 @@ class Parameters:
         self.territories = tuple(territories)
         self._rules: tuple[Rules | None, ...] = (*(territory.rules for territory in territories), None)
 
+    def least(self, rule: str, name: str) -> float:
+        """The lowest number of all territories; infinite where the rule is off everywhere."""
+        return float(np.nanmin(np.append(self.numbers(rule, name), np.inf)))
+
     def enabled(self, rule: str) -> Bools:
         return np.asarray([getattr(rules, rule, None) is not None for rules in self._rules], dtype=np.bool_)
 
@@ -48,10 +52,15 @@ Columns = Mapping[str, npt.NDArray[Any]]
 @dataclass(frozen=True)
 class Reader:
     """One rule: the expressions over a stored event that it judges by, by name, and how. Rules of one domain that name
-    the same thing mean the same."""
+    the same thing mean the same.
+
+    `raises`: what an event must show to raise the condition at once, whatever its territory's numbers; None for a rule
+    whose conditions have to last before anybody is told.
+    """
 
     reads: Mapping[str, pl.Expr]
     judge: Callable[[Columns, Rows, Parameters], Signals]
+    raises: Callable[[Parameters], pl.Expr] | None = None
 
 
 def _signs(up: Bools, down: Bools) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
@@ -68,7 +77,11 @@ def _container(rule: str, measure: str, raise_name: str, clear_name: str) -> Rea
         says = ~np.isnan(value) & parameters.enabled(rule)[rows.territory]
         return Signals(says, _signs(value >= raise_at, value <= clear_at), value, raise_at, clear_at)
 
-    return Reader({measure: read.cast(pl.Float64).fill_null(np.nan)}, judge)
+    return Reader(
+        {measure: read.cast(pl.Float64).fill_null(np.nan)},
+        judge,
+        lambda parameters: read >= parameters.least(rule, raise_name),
+    )
 
 
 def _lamp_defective(columns: Columns, rows: Rows, parameters: Parameters) -> Signals:
@@ -135,7 +148,7 @@ READERS: Final[Mapping[str, Mapping[str, Reader]]] = {
     },
     "lighting": {
         "lamp_dark": Reader(_POWER, _lamp_dark),
-        "lamp_defective": Reader(_STATUS, _lamp_defective),
+        "lamp_defective": Reader(_STATUS, _lamp_defective, lambda _: _STATUS["known"] & ~_STATUS["healthy"]),
         "lamp_lit_by_day": Reader(_POWER, _lamp_lit_by_day),
     },
 }

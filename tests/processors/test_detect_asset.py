@@ -230,6 +230,37 @@ def test_nothing_but_the_declared_columns_is_read() -> None:
         assert len(found) == len(loud)
 
 
+@pytest.mark.parametrize(
+    ("domain", "at", "events"), [sample[1:2] + sample[3:5] for sample in SAMPLES], ids=[sample[0] for sample in SAMPLES]
+)
+def test_what_waits_is_foreseen(domain: Domain, at: int, events: list[dict[str, Any]]) -> None:
+    """Of each row, before time has passed it, that it will raise what is told at once; afterwards nothing any more."""
+    one = detectors(territory(rules=Rules(lamp_dark=LampDark(hold_s=60.0), lamp_lit_by_day=None)))
+    one.step(frame(domain, [{"asset_id": "b", "at": at - MINUTE}]), at - MINUTE)
+    for number, changes in enumerate(events):
+        row, now = frame(domain, [{"asset_id": "a", "at": at + number * MINUTE} | changes]), at + number * MINUTE
+        before = one.snapshot()
+        foreseen = one.foresee(row, now - 1)
+        assert one.snapshot() == before, "looking changes nothing"
+        found = one.step(row, now).filter(pl.col("raised") & (pl.col("rule") != "lamp_dark"))
+        assert foreseen == [now] * len(found)
+        assert one.foresee(row, now) == [], "it has been passed"
+        assert one.foresee(row, now - 1) == [], "it is no news"
+
+
+def test_what_an_authority_would_not_raise_may_be_foreseen_and_no_more() -> None:
+    """The numbers of all authorities are looked at together: one that raises later is looked at in vain."""
+    late = Rules(bin_full=BinFull(raise_at=0.95, clear_at=0.5), bin_fire=None)
+    one = detectors(territory(), territory(OTHER, rules=late))
+    rows = frame("sensor", [{"asset_id": "a", "jurisdiction_id": OTHER, "at": NOON, "fill_level": 0.9}])
+    one.step(frame("sensor", [{"asset_id": "b", "at": NOON}]), NOON - MINUTE)
+    assert one.foresee(rows, NOON - 1) == [NOON]
+    assert one.step(rows, NOON).is_empty()
+    off = detectors(territory(rules=Rules(bin_full=None, bin_fire=None)))
+    off.step(frame("sensor", [{"asset_id": "b", "at": NOON}]), NOON - MINUTE)
+    assert off.foresee(frame("sensor", [{"asset_id": "a", "at": NOON, "fill_level": 0.9}]), NOON - 1) == []
+
+
 def test_rows_without_an_asset_are_passed_over() -> None:
     """A row that names no asset has no series and no findings."""
     rows = frame(

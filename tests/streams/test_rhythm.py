@@ -172,15 +172,51 @@ def test_fewer_fetches_where_batches_gather_for_longer(world: World) -> None:
     """Each fetch costs a round of two threads, whatever it brings: their pauses grow with what batches wait."""
 
     async def story(one: Life) -> None:
-        assert one.custody.pause_s == pytest.approx(0.01)
-        one.custody.lingering_s = 0.2
-        assert one.custody.pause_s == pytest.approx(0.05)
+        haste = one.custody.haste
+        assert haste.pause_s == pytest.approx(0.01)
+        haste.lingering_s = 0.2
+        assert haste.pause_s == pytest.approx(0.05)
         await arrive(one, 6)
 
         async def act() -> None:
             await until(lambda: one.entry(SENSOR).next_offset == 6)
 
         await during(one.worker._processing.run(SENSOR.topic), act())
-        assert one.custody.pause_s == pytest.approx(0.01), "what is processed for the first time has cost nothing yet"
+        assert haste.pause_s == pytest.approx(0.01), "what is processed for the first time has cost nothing yet"
 
     lived(world, story, linger_s=0.04)
+
+
+def test_small_batches_wait_for_a_flush_that_is_under_way(world: World) -> None:
+    """They would take their time from it; but one that hangs does not keep them."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def story(one: Life) -> None:
+        async def slow(*, save: bool = False, alerts_only: bool = False) -> set[Any]:
+            begun.set()
+            await ended.wait()
+            return set()
+
+        async def act() -> None:
+            rhythm.wake.set()
+            await begun.wait()
+            lingering = [asyncio.create_task(rhythm.linger(SENSOR.topic, 0.0)) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            assert not any(task.done() for task in lingering)
+            ended.set()
+            started_s = monotonic_s()
+            await asyncio.gather(*lingering)
+            assert monotonic_s() - started_s < 0.1
+            begun.clear()
+            ended.clear()
+            rhythm.wake.set()
+            await begun.wait()
+            await rhythm.linger(SENSOR.topic, 0.0)
+            assert not ended.is_set()
+            ended.set()
+
+        rhythm = one.worker._rhythm
+        one.worker._flusher.flush = slow  # type: ignore[method-assign]
+        await during(rhythm.run(), act())
+
+    lived(world, story, linger_s=0.01, flush_interval_s=_NEVER_S)

@@ -33,11 +33,13 @@ FULL = 4
 class Keeper:
     """Wants batches of the city's topics, and writes down what it hears."""
 
-    pause_s = 0.0
     patience_s = 1.0
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
+
+    async def rest(self, has_more: bool) -> None:
+        self.heard.append(("rest", has_more))
 
     async def drain(self) -> None:
         self.heard.append("drain")
@@ -383,18 +385,16 @@ def test_a_move_waits_for_the_fetch_that_is_under_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offsets", "pause_s"), [((3, 4), 0.025), ((998, 999), 0.1)], ids=["there is more", "that was all"]
+    ("offsets", "rests"),
+    [((3, 4), [("rest", True)]), ((998, 999), [("rest", False)]), (range(996, 1_000), [])],
+    ids=["there is more", "that was all", "much at once"],
 )
-def test_the_pause_is_short_where_there_is_more(
-    offsets: tuple[int, ...], pause_s: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whoever_rests_is_told_whether_there_is_more(offsets: Iterable[int], rests: list[Any]) -> None:
     """A broker that gives little at a time is asked again soon; one that has given all lets a batch gather."""
-    slept: list[float] = []
 
-    async def noted(seconds: float) -> None:
-        slept.append(seconds)
+    async def heard() -> list[Any]:
+        consumer = await a_consumer({SENSOR: run_of(SENSOR, *offsets)})
+        assert len([message async for message in consumer.getmany(0.1)]) == 1
+        return consumer._keeper.heard  # type: ignore[attr-defined, no-any-return]
 
-    monkeypatch.setattr(Keeper, "pause_s", 0.1)
-    monkeypatch.setattr("streams.transport.asyncio.sleep", noted)
-    assert len(fetched({SENSOR: run_of(SENSOR, *offsets)})) == 1
-    assert slept == [pause_s]
+    assert asyncio.run(heard()) == rests
