@@ -102,7 +102,16 @@ class Codes:
         numbers = list(map(self._metrics.get, pairs, repeat(_UNKNOWN)))
         if _UNKNOWN not in numbers:
             return numbers
-        return [self._metric(pair, resolutions[pair[1]]) for pair in pairs]
+        for pair in dict.fromkeys(pairs):
+            self._metric(pair, resolutions[pair[1]])
+        return list(map(self._metrics.__getitem__, pairs))
+
+    def metrics_of_kinds(self, kinds: pl.Series, resolutions: Mapping[str, float]) -> pl.DataFrame:
+        """The numbers of all fields (keys of `resolutions`) of each of these kinds, which are all different: `kind`,
+        and a column `<field> _metric` for each field."""
+        names = kinds.to_list()
+        numbers = {f: [self._metric((kind, f), r) for kind in names] for f, r in resolutions.items()}
+        return pl.DataFrame([kinds, *(pl.Series(f"{f} _metric", of, dtype=pl.Int64) for f, of in numbers.items())])
 
     def _metric(self, pair: tuple[str, str], resolution: float) -> int:
         found = self._metrics.setdefault(pair, len(self._metrics))
@@ -156,9 +165,8 @@ class Windows:
             return
         plan = _plan(contract, domain)
         read = frame.select(plan.columns)
-        long = _each_field(read, plan) if _is_dense(read, plan) else _all_fields(read)
-        numbers = self._codes.metrics(long["kind"], long["_field"], plan.resolutions)
-        self._pending.append(long.hstack([pl.Series("_metric", numbers, dtype=pl.Int64)])[_ADDED])
+        one_by_one = _each_field if _is_dense(read, plan) else _all_fields
+        self._pending.append(one_by_one(read, plan, self._codes)[_ADDED])
 
     @property
     def has_changed(self) -> bool:
@@ -173,13 +181,14 @@ class Windows:
         self._pending = []
         if added.is_empty():
             return pl.DataFrame(schema=WINDOW_SCHEMA)
-        keys = added["key"].to_numpy()
-        first = int(self._all["key"].to_numpy().searchsorted(keys.min()))
-        merged = pl.concat((self._all.slice(first), added)).group_by("key").agg(*_MERGE).sort("key")
+        first = int(self._all["key"].to_numpy().searchsorted(added["key"].to_numpy().min()))
+        before = self._all.slice(first)
+        merged = pl.concat((before, added)).group_by("key").agg(*_MERGE).sort("key")
         self._all = pl.concat((self._all.head(first), merged), rechunk=True)
-        has_changed = np.zeros(len(merged), np.bool_)
-        has_changed[merged["key"].to_numpy().searchsorted(keys)] = True
-        return self._rows(merged if has_changed.all() else merged[np.flatnonzero(has_changed)])
+        # What was added has a count: rows that have the same as before had nothing added.
+        at = merged["key"].to_numpy().searchsorted(before["key"].to_numpy())
+        same = at[merged["count"].to_numpy()[at] == before["count"].to_numpy()]
+        return self._rows(merged if not len(same) else merged[np.delete(np.arange(len(merged)), same)])
 
     def _rows(self, packed: pl.DataFrame) -> pl.DataFrame:
         key, last = packed["key"].to_numpy(), packed["last"].to_numpy()
@@ -214,19 +223,22 @@ def _is_dense(read: pl.DataFrame, plan: _Plan) -> bool:
     return missing <= (1 - _MOST_VALUES) * len(read) * len(plan.resolutions)
 
 
-def _all_fields(read: pl.DataFrame) -> pl.DataFrame:
-    """Totals by minute, zone set, kind and field: a row for each value, then groups of these."""
-    return (
+def _all_fields(read: pl.DataFrame, plan: _Plan, codes: Codes) -> pl.DataFrame:
+    """Totals by minute, zone set and metric: a row for each value, then groups of these."""
+    long = (
         read.unpivot(index=["_minute", "zone_set", "kind", "_when", "late"], variable_name="_field")
         .drop_nulls("value")
         .group_by("_minute", "zone_set", "kind", "_field")
         .agg(_TOTALS)
     )
+    numbers = codes.metrics(long["kind"], long["_field"], plan.resolutions)
+    return long.hstack([pl.Series("_metric", numbers, dtype=pl.Int64)])
 
 
-def _each_field(read: pl.DataFrame, plan: _Plan) -> pl.DataFrame:
+def _each_field(read: pl.DataFrame, plan: _Plan, codes: Codes) -> pl.DataFrame:
     """The same: groups of rows, then a row for each field that has values there."""
     wide = read.group_by("_minute", "zone_set", "kind").agg(plan.totals)
+    wide = wide.join(codes.metrics_of_kinds(wide["kind"].unique(), plan.resolutions), on="kind")
     return pl.concat(wide.select(columns).filter(pl.col("count") > 0) for columns in plan.fields)
 
 
@@ -267,8 +279,9 @@ def _plan(contract: Contract, domain: Domain) -> _Plan:
         tuple(total.name.prefix(f"{name} ") for name in values for total in _totals(pl.col(name))),
         tuple(
             (
-                *(pl.col(key) for key in ("_minute", "zone_set", "kind")),
-                pl.lit(name).alias("_field"),
+                pl.col("_minute"),
+                pl.col("zone_set"),
+                pl.col(f"{name} _metric").alias("_metric"),
                 *(pl.col(f"{name} {total}").alias(total) for total in _SUMS),
             )
             for name in values

@@ -98,8 +98,8 @@ class PartitionState:
     what `advance` has lifted. `seen_from`: duplicates of what is stored from this offset on are known; it lies at least
     a chunk's length before the open chunk (before the next one, where none is open). `closed` holds chunks whose last
     rows have not been taken yet. `unopened` names the chunk that was open when the state was frozen: until it is
-    reopened no record can be processed. `coming`: when rows that wait will raise an alert, as far as is known
-    (milliseconds since 1970); nothing follows from it but how soon somebody looks, and snapshots do not have it.
+    reopened no record can be processed. `coming`: instants (milliseconds since 1970) whose rows wait and will raise an
+    alert, as far as is known; nothing follows from it but how soon somebody looks, and snapshots do not have it.
     """
 
     topic: str
@@ -118,7 +118,7 @@ class PartitionState:
     seen_from: int = 0
     unopened: int | None = None
     closed: list[Chunk] = field(default_factory=list)
-    coming: tuple[int, ...] = ()
+    coming: frozenset[int] = frozenset()
 
     @property
     def clock_ms(self) -> int:
@@ -293,8 +293,8 @@ def _detect(frame: pl.DataFrame | None, state: PartitionState) -> tuple[Transiti
     """Order, detect, alerts: what follows from the rows that time has passed by now."""
     passed = state.held.step(frame, passed_ms=state.passed_ms, clock_ms=state.clock_ms)
     findings = state.detectors.step(passed, state.clock_ms)
-    seen = [] if frame is None else state.detectors.foresee(frame, state.clock_ms)
-    state.coming = (*(at for at in state.coming if at > state.clock_ms), *seen)
+    seen = set() if frame is None else state.detectors.foresee(frame, state.clock_ms)
+    state.coming = frozenset(at for at in state.coming if at >= state.clock_ms) | seen
     return tuple(state.alerts.step(findings, state.clock_ms))
 
 

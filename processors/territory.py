@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -152,6 +154,15 @@ class Territory:
     def layers(self) -> tuple[str, ...]:
         """Layer names, in the order of the territory's files."""
         return tuple(self.zones["layer"].unique(maintain_order=True).to_list())
+
+    @cached_property
+    def report_intervals(self) -> Mapping[str, Mapping[str, float]]:
+        """How often assets that are to report do so, in seconds, by domain and asset. Shared by whoever asks."""
+        listed = self.assets.filter(pl.col("report_interval_s") > 0).select("domain", "asset_id", "report_interval_s")
+        found: dict[str, dict[str, float]] = {}
+        for domain, asset, interval_s in listed.iter_rows():
+            found.setdefault(domain, {})[asset] = interval_s
+        return found
 
     @property
     def centre(self) -> tuple[float, float]:

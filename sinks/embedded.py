@@ -21,6 +21,8 @@ _THREADS: Final = Path("/proc/self/task")
 _MERGING: Final = "MergeMutate"
 #: How much nicer they are than the process: against one busy thread a merge gets a tenth of the core, two get a fifth.
 _NICER: Final = 10
+#: Inserts after which they are looked for no more.
+_LOOKS: Final = 100
 
 
 class Merges:
@@ -32,19 +34,20 @@ class Merges:
     """
 
     def __init__(self) -> None:
-        self._are_found = False
+        self._looks_left = _LOOKS
 
     def let_others_go_first(self) -> None:
         """Call after something was inserted: the engine makes these threads with its first table. Linux only."""
-        if self._are_found or not _THREADS.exists():
+        if not self._looks_left or not _THREADS.exists():
             return
-        nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
+        self._looks_left -= 1
+        nice = min(19, os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICER)
         for thread in _THREADS.iterdir():
             # A thread may have ended meanwhile.
             with suppress(OSError):
                 if (thread / "comm").read_text().startswith(_MERGING):
                     os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
-                    self._are_found = True
+                    self._looks_left = 0
 
 
 class EmbeddedClient:

@@ -252,7 +252,7 @@ class Custody:
         return True
 
     def alerts_sent(self) -> None:
-        """Alerts are in their topic now."""
+        """Alerts are being sent to their topic."""
         if self._alerts:
             self.haste.sent()
 

@@ -17,10 +17,11 @@ from streams.waiting import wait
 _MORE_S: Final = 0.025
 #: What is looked for then needs a moment to be there.
 _AFTER_S: Final = 0.02
-#: Between two looks in haste. After so long without success there is none any more: records may come much later than
-#: they say, and alerts may be told by another worker.
+#: Between two looks in haste. After so long without success there is none any more: time may stand still because one
+#: device is ahead of it, and what was sent may be another worker's to tell.
 _BETWEEN_S: Final = 0.01
 _OVER_S: Final = 0.5
+_BACK_S: Final = 0.2
 #: A broker whose clock is not ours is believed so far.
 _OLDEST_S: Final = 1.0
 
@@ -42,12 +43,14 @@ class Haste:
 
         Both in milliseconds since 1970.
         """
-        state = entry.state
-        if not state.coming:
-            entry.coming_s = None
-            return
-        age_s = min(max((now_ms - newest_ms) / 1_000, 0.0), _OLDEST_S)
-        entry.coming_s = monotonic_s() - age_s + (min(state.coming) - state.clock_ms) / 1_000
+        first_ms = min(entry.state.coming, default=None)
+        if first_ms is not None:
+            age_s = min(max((now_ms - newest_ms) / 1_000, 0.0), _OLDEST_S)
+            # A row goes on when time is past its instant.
+            coming_s = monotonic_s() - age_s + (first_ms + 1 - entry.state.clock_ms) / 1_000
+            # Of one instant the first guess stands.
+            entry.coming_s = min(entry.coming_s, coming_s) if first_ms == entry.coming_ms else coming_s
+        entry.coming_ms = first_ms
 
     def most_s(self, topic: str | None = None) -> float:
         """How long small batches of a topic may wait for company at most; without one, of any topic."""
@@ -55,7 +58,7 @@ class Haste:
         expected = [
             entry.coming_s - now_s
             for place, entry in self._ledger
-            if entry.coming_s is not None and topic in (None, place.topic)
+            if entry.coming_ms is not None and topic in (None, place.topic)
         ]
         near = [seconds for seconds in expected if seconds > -_OVER_S]
         return max(min(near) + _AFTER_S, _BETWEEN_S) if near else self.lingering_s
@@ -73,8 +76,8 @@ class Haste:
         await wait(self._sent, min(self.pause_s, _MORE_S) if has_more else self.pause_s)
 
     def sent(self) -> None:
-        """Alerts have been sent that are ours to tell."""
-        self._sent_until_s = monotonic_s() + _OVER_S
+        """Alerts are being sent that may be ours to tell."""
+        self._sent_until_s = monotonic_s() + _BACK_S
         self._sent.set()
 
     def told(self) -> None:

@@ -60,8 +60,8 @@ class Entry:
     `tail` is what a former owner had stored beyond the state, until it has been processed again; `condemned` the
     offsets that ClickHouse refused; `due` where time is to pass again as it did before. `fetched` is the offset that
     the next batch should begin with. `in_flight`: a cut of it has not been settled yet. `kept_ms` is how far time had
-    passed without records when that was last kept. `coming_s` is when a row that waits is expected to raise an alert
-    (monotonic), if one is.
+    passed without records when that was last kept. `coming_ms` is the first instant whose row waits and
+    will raise an alert, if there is one, and `coming_s` when time is expected to pass it (monotonic).
     """
 
     state: PartitionState
@@ -80,7 +80,8 @@ class Entry:
     received_s: float = 0.0
     snapshot_s: float = 0.0
     commit_s: float = 0.0
-    coming_s: float | None = None
+    coming_ms: int | None = None
+    coming_s: float = 0.0
     idle_progress: bool = False
     in_flight: bool = False
     outcomes: list[Outcome] = field(default_factory=list)

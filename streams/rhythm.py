@@ -12,8 +12,10 @@ from streams.ledger import Ledger
 from streams.settings import Settings
 from streams.waiting import linger_s, wait, whole
 
-#: Alerts do not wait for the flush interval, but a storm of them is still written in blocks.
+#: Alerts do not wait for the flush interval, but a storm of them is still written in blocks: so long after the alert,
+#: and so long after the flush before.
 _URGENT_S: Final = 0.02
+_STORM_S: Final = 0.05
 #: How long a flush waits at most for records that have arrived to be processed.
 _GATHER_S: Final = 0.25
 #: Between two flushes, where each takes longer than the interval: the event loop belongs to others too.
@@ -43,7 +45,8 @@ class Rhythm:
 
     async def run(self) -> None:
         """Flush, for ever."""
-        due_s = monotonic_s() + self._settings.flush_interval_s
+        ended_s = monotonic_s()
+        due_s = ended_s + self._settings.flush_interval_s
         while True:
             is_woken = await wait(self.wake, max(due_s - monotonic_s(), _PAUSE_S))
             # Alerts do not wait for the others' turn, and do not put it off.
@@ -52,7 +55,7 @@ class Rhythm:
                 # From one beginning to the next: how long a flush takes is no reason to begin the next one later.
                 due_s = now_s + self._settings.flush_interval_s
             if is_woken:
-                await asyncio.sleep(_URGENT_S)
+                await asyncio.sleep(max(_URGENT_S, ended_s + _STORM_S - now_s))
             else:
                 await self.gather()
             self.wake.clear()
@@ -62,6 +65,7 @@ class Rhythm:
                     await whole(self._flush(alerts_only))
                 finally:
                     self._is_still.set()
+                ended_s = monotonic_s()
 
     async def gather(self) -> None:
         """Have what has arrived processed, so that it need not wait for the next flush: nobody lingers meanwhile."""

@@ -73,7 +73,8 @@ class Settings(BaseSettings):
     linger_s: float = Field(
         0.1,
         ge=0,
-        description="how long a fetch that brings little waits for more; where many do, up to five times as long",
+        description="how long a fetch that brings little waits for more; up to five times as long where many do, "
+        "and then for a flush that is under way",
     )
     fetch_bytes: int = Field(4_194_304, ge=1_024, description="most bytes fetched from one partition at once")
     disorder_s: float = Field(

@@ -298,9 +298,9 @@ class Worker:
         self._rhythm.moved.set()
 
     async def _produce(self, messages: Sequence[Message]) -> None:
-        await self.confirmed.produce(messages)
         if any(message.topic == ALERT_TOPIC for message in messages):
             self.custody.alerts_sent()
+        await self.confirmed.produce(messages)
 
     async def _save(self) -> None:
         if self.failure is None:

@@ -41,7 +41,7 @@ class AssetDetectors:
         self._readers: Mapping[str, Reader] = {}
         self._read_by_rules: Mapping[str, pl.Expr] = {}
         self._raising: Mapping[str, pl.Expr] = {}
-        self._intervals: dict[str, float] = {}
+        self._intervals: Mapping[str, Mapping[str, float]] = {}
         self._series = Series()
         self._territory: list[int] = []
         self._territory_of: Ints = np.zeros(0, np.int64)
@@ -75,33 +75,36 @@ class AssetDetectors:
         found += (self._spoken(step, rows) for step in steps)
         return findings(found)
 
-    def foresee(self, frame: pl.DataFrame, passed_ms: int) -> list[int]:
-        """When rows that time has not passed will raise what is to be told at once, in milliseconds since 1970.
+    def foresee(self, frame: pl.DataFrame, clock_ms: int) -> set[int]:
+        """When rows that time has not passed will raise an alert at once, in milliseconds since 1970.
 
-        `frame`: rows as `step` takes them, in any order. A guess for whoever decides how soon to look again; no finding
-        follows from it, and no state.
+        `frame`: rows as `step` takes them, in any order; those of `clock_ms` and later wait. A guess for whoever
+        decides how soon to look again: no finding follows from it, and no state. Of a partition whose first rows still
+        wait nothing is foreseen.
         """
-        rules = self._raising
-        if not rules:
-            return []
-        waits = pl.col("observed_at").dt.epoch("ms") > passed_ms
-        frame = frame.filter(waits & pl.any_horizontal(rules.values()))
+        if not self._raising:
+            return set()
+        waits = pl.col("observed_at").dt.epoch("ms") >= clock_ms
+        frame = frame.filter(waits & pl.any_horizontal(self._raising.values()))
         if frame.is_empty():
-            return []
-        read = identified(frame.select(*READ, *(raises.alias(rule) for rule, raises in rules.items()))).filter("good")
-        return [
-            at
-            for rule in rules
-            for key, at in read.filter(rule).select("key", "at_ms").iter_rows()
-            if self._is_news(rule, key)
-        ]
+            return set()
+        read = self._read(frame)
+        keys = read["key"].to_list()
+        unknown = len(self._territory_number)
+        territory = [self._territory_number.get(key.partition("|")[0], unknown) for key in keys]
+        at, good, nothing = read["at_ms"].to_numpy(), read["good"].to_numpy(), np.zeros(len(read), np.int64)
+        rows = Rows(series=nothing, territory=np.asarray(territory, np.int64), at=at, good=good, watermark=at)
+        columns = {name: read[name].to_numpy() for name in self._read_by_rules}
+        found = set()
+        for rule in self._raising:
+            signals = self._readers[rule].judge(columns, rows, self._parameters)
+            raising = np.flatnonzero(signals.says & good & (signals.sign > 0)).tolist()
+            found |= {int(at[row]) for row in raising if not self._is_raised(rule, keys[row])}
+        return found
 
-    def _is_news(self, rule: str, key: str) -> bool:
-        """Whether a condition does not hold yet and is told at once where it does."""
+    def _is_raised(self, rule: str, key: str) -> bool:
         series = self._series.known(key)
-        return (series is None or not self._switches[rule].raised[series]) and not self.hold_s(
-            rule, key.partition("|")[0]
-        )
+        return series is not None and bool(self._switches[rule].raised[series])
 
     def _read(self, frame: pl.DataFrame) -> pl.DataFrame:
         self._open(frame["domain"][0])
@@ -123,12 +126,8 @@ class AssetDetectors:
         self._raising = {rule: one.raises(self._parameters) for rule, one in self._readers.items() if one.raises}
         self._switches = {rule: Switch() for rule in self._readers}
         if domain in _SPEAKING:
-            for territory in self._parameters.territories:
-                assets = territory.assets.filter(
-                    (pl.col("domain") == domain) & (pl.col("report_interval_s") > 0)
-                ).select("asset_id", "report_interval_s")
-                prefix = territory.jurisdiction_id
-                self._intervals |= {f"{prefix}|{asset}": interval for asset, interval in assets.iter_rows()}
+            territories = self._parameters.territories
+            self._intervals = {one.jurisdiction_id: one.report_intervals.get(domain, {}) for one in territories}
 
     def _rows(self, read: pl.DataFrame) -> Rows:
         known = len(self._series)
@@ -153,7 +152,9 @@ class AssetDetectors:
             switch.reserve(len(self._series))
         self._silence.reserve(len(self._series))
         territory = self._territory_of[known:]
-        intervals = np.asarray([self._intervals.get(key, np.nan) for key in new], np.float64)
+        parts = (key.partition("|") for key in new)
+        found = [self._intervals.get(jurisdiction, {}).get(asset, np.nan) for jurisdiction, _, asset in parts]
+        intervals = np.asarray(found, np.float64)
         limit_s = intervals * self._parameters.numbers("silent", "intervals")[territory]
         dead_s = np.where(np.isnan(limit_s), np.nan, self._parameters.numbers("silent", "dead_after_s")[territory])
         self._silence.expect(np.arange(known, len(self._series)), _milliseconds(limit_s), _milliseconds(dead_s))

@@ -54,8 +54,8 @@ class Reader:
     """One rule: the expressions over a stored event that it judges by, by name, and how. Rules of one domain that name
     the same thing mean the same.
 
-    `raises`: what an event must show to raise the condition at once, whatever its territory's numbers; None for a rule
-    whose conditions have to last before anybody is told.
+    `raises`: what an event must at least show to raise the condition in any of the territories; None for a rule whose
+    conditions may have to last before anybody is told.
     """
 
     reads: Mapping[str, pl.Expr]

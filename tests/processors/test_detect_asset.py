@@ -240,25 +240,32 @@ def test_what_waits_is_foreseen(domain: Domain, at: int, events: list[dict[str, 
     for number, changes in enumerate(events):
         row, now = frame(domain, [{"asset_id": "a", "at": at + number * MINUTE} | changes]), at + number * MINUTE
         before = one.snapshot()
-        foreseen = one.foresee(row, now - 1)
+        foreseen = one.foresee(row, now)
         assert one.snapshot() == before, "looking changes nothing"
         found = one.step(row, now).filter(pl.col("raised") & (pl.col("rule") != "lamp_dark"))
-        assert foreseen == [now] * len(found)
-        assert one.foresee(row, now) == [], "it has been passed"
-        assert one.foresee(row, now - 1) == [], "it is no news"
+        assert foreseen == ({now} if len(found) else set())
+        assert one.foresee(row, now) == set(), "it is no news"
 
 
-def test_what_an_authority_would_not_raise_may_be_foreseen_and_no_more() -> None:
-    """The numbers of all authorities are looked at together: one that raises later is looked at in vain."""
-    late = Rules(bin_full=BinFull(raise_at=0.95, clear_at=0.5), bin_fire=None)
-    one = detectors(territory(), territory(OTHER, rules=late))
-    rows = frame("sensor", [{"asset_id": "a", "jurisdiction_id": OTHER, "at": NOON, "fill_level": 0.9}])
-    one.step(frame("sensor", [{"asset_id": "b", "at": NOON}]), NOON - MINUTE)
-    assert one.foresee(rows, NOON - 1) == [NOON]
-    assert one.step(rows, NOON).is_empty()
-    off = detectors(territory(rules=Rules(bin_full=None, bin_fire=None)))
-    off.step(frame("sensor", [{"asset_id": "b", "at": NOON}]), NOON - MINUTE)
-    assert off.foresee(frame("sensor", [{"asset_id": "a", "at": NOON, "fill_level": 0.9}]), NOON - 1) == []
+@pytest.mark.parametrize(
+    ("domain", "loud", "rules"),
+    [
+        ("sensor", {"fill_level": 0.9}, Rules(bin_full=BinFull(raise_at=0.95, clear_at=0.5))),
+        ("sensor", {"fill_level": 0.9}, Rules(bin_full=None)),
+        ("sensor", {"temperature_c": 99.0}, Rules(bin_fire=None)),
+        ("lighting", {"lamp_status": "defective_lamp"}, Rules(lamp_defective=None)),
+    ],
+    ids=["raised later", "full is off", "fire is off", "defective is off"],
+)
+def test_what_an_authority_does_not_raise_is_not_foreseen(domain: Domain, loud: dict[str, Any], rules: Rules) -> None:
+    """Though another one's rule would: else its full bins would have everybody in haste for days."""
+    one = detectors(territory(), territory(OTHER, rules=rules))
+    one.step(frame(domain, [{"asset_id": "b", "at": NOON}]), NOON - MINUTE)
+    here, there = ({"asset_id": "a", "jurisdiction_id": who, "at": NOON} | loud for who in (JURISDICTION, OTHER))
+    assert one.foresee(frame(domain, [here]), NOON) == {NOON}
+    assert one.foresee(frame(domain, [here]), NOON + 1) == set(), "it has been passed"
+    assert one.foresee(frame(domain, [there]), NOON) == set()
+    assert one.step(frame(domain, [there]), NOON).is_empty()
 
 
 def test_rows_without_an_asset_are_passed_over() -> None:

@@ -211,7 +211,9 @@ def test_small_batches_wait_for_a_flush_that_is_under_way(world: World) -> None:
             ended.clear()
             rhythm.wake.set()
             await begun.wait()
+            started_s = monotonic_s()
             await rhythm.linger(SENSOR.topic, 0.0)
+            assert monotonic_s() - started_s > 0.2
             assert not ended.is_set()
             ended.set()
 
