@@ -1,16 +1,18 @@
 """Where the processor time of a worker goes that catches up, or keeps up: with a clock at each of its steps.
 
-    python -m benchmarks.profile [--events 400000] [--rate N [--for 40] | --workers N] [--seed 1] [--keep]
+    python -m benchmarks.profile [--events 400000] [--rate N [--for 40] | --workers N [--share 0.25]]
+        [--seed 1] [--keep]
 
 It is job `store` of `benchmarks.run`: the same records, territory, core and command. With `--rate` it is the load of
 `benchmarks.latency`, so many events a second for so many seconds, dated when they are sent. With `--workers` so many
 find the records of a town of `benchmarks.scale` together, on one core, with ClickHouse behind a gateway on the other,
-and what they spend is added up.
+and what they spend is added up. With `--share` each of them may have so much of their core and no more, from when it
+has partitions: none waits for another, as on cores of their own, and `events_per_s` of two stands beside that of one.
 
 Microseconds are processor time for one event, of the thread that called, so that of an insert only what ClickHouse does
 in it counts, and what Polars and ClickHouse do in threads of their own stands below, by thread. Writes
-results/latest-profile.json (latest-profile-at-N.json with `--rate`, latest-profile-of-N.json with `--workers`) and,
-with --keep, a dated copy.
+results/latest-profile.json (latest-profile-at-N.json with `--rate`, latest-profile-of-N.json with `--workers`, to
+which `--share` adds `-at-SHARE`) and, with --keep, a dated copy.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +35,7 @@ from rich.table import Table
 from benchmarks import kept
 from benchmarks.installation import BenchmarkError, Installation, installed, two_cores
 from benchmarks.process import VIGIE, ProcessError, end_when_told, module, run, started
+from benchmarks.quota import limited
 from benchmarks.run import EVENTS
 from benchmarks.scale import BASE
 from benchmarks.scale_point import PATIENT, SETTLED_S, START_S, publish_town, stopped
@@ -88,8 +91,11 @@ def measure_at(rate: float, seconds: float, folder: Path, seed: int) -> dict[str
     return _read([(told, summary)], sent)
 
 
-def measure_together(workers: int, folder: Path, events: int, seed: int) -> dict[str, Any]:
-    """Let several workers of one core catch up together, read their clocks. Raises as `measure` does."""
+def measure_together(workers: int, share: float | None, folder: Path, events: int, seed: int) -> dict[str, Any]:
+    """Let several workers of one core catch up together, each with that share of it at the most; read their clocks.
+
+    Raises as `measure` does.
+    """
     cores = two_cores()
     told = [(folder / f"told-{number}.json", folder / f"summary-{number}.json") for number in range(workers)]
     with ExitStack() as stack:
@@ -110,7 +116,11 @@ def measure_together(workers: int, folder: Path, events: int, seed: int) -> dict
         time.sleep(SETTLED_S)
         with stopped(running):
             publish_town(BASE.assets, BASE.zones, events, place, seed)
+            limits = stack.enter_context(ExitStack())
+            for worker in running:
+                limits.enter_context(limited(worker.pid, share) if share else nullcontext())
         running[0].until(lambda: _committed(place) >= events, "they had stored what was sent", START_S)
+        limits.close()
         for worker in running:
             worker.stop()
     return _read(told, events)
@@ -176,12 +186,23 @@ def table(found: Mapping[str, Any]) -> Table:
 @click.option("--rate", type=click.FloatRange(min=10), help="Keep up with so many events per second instead.")
 @click.option("--for", "seconds", default=40.0, show_default=True, help="With --rate: for so many seconds.")
 @click.option("--workers", type=click.IntRange(min=1), help="So many together, with ClickHouse behind a gateway.")
+@click.option("--share", type=click.FloatRange(0.1, 1), help="With --workers: so much of a core for each of them.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the territory and of its city.")
 @click.option("--keep", is_flag=True, help="Keep a dated copy of the results.")
-def main(events: int, rate: float | None, seconds: float, workers: int | None, seed: int, keep: bool) -> None:
+def main(
+    events: int,
+    rate: float | None,
+    seconds: float,
+    workers: int | None,
+    share: float | None,
+    seed: int,
+    keep: bool,
+) -> None:
     """Show what each step of the worker costs."""
     if rate and workers:
         raise click.UsageError("--rate and --workers are two profiles: one at a time")
+    if share and not workers:
+        raise click.UsageError("--share is of several workers: name --workers")
     end_when_told()
     console = Console()
     head = kept.head(False)
@@ -189,7 +210,7 @@ def main(events: int, rate: float | None, seconds: float, workers: int | None, s
         with tempfile.TemporaryDirectory(prefix="vigie-profile-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             if workers:
-                found = measure_together(workers, folder, events, seed)
+                found = measure_together(workers, share, folder, events, seed)
             else:
                 found = measure_at(rate, seconds, folder, seed) if rate else measure(folder, events, seed)
     except (BenchmarkError, KafkaError, ProcessError) as error:
@@ -197,6 +218,8 @@ def main(events: int, rate: float | None, seconds: float, workers: int | None, s
         sys.exit(1)
     console.print(table(found))
     name = f"profile-at-{rate:.0f}" if rate else f"profile-of-{workers}" if workers else "profile"
+    if share:
+        name, head = f"{name}-at-{share:g}", {**head, "share": share}
     kept.write(name, {**head, "seed": seed, **found}, keep)
 
 
