@@ -1,4 +1,4 @@
-"""Job `windows` out of the product's own stages: decode, locate, aggregate, and nothing else."""
+"""The windows of a job out of the product's own stages: decode, locate, aggregate, and nothing else."""
 
 from __future__ import annotations
 
@@ -54,9 +54,11 @@ class Job:
         self.locator = Locator(territories)
         self._windows = {domain: Windows(Codes(self.locator.sets)) for domain in DOMAINS}
 
-    def take(self, domain: Domain, batch: Batch) -> None:
-        """Do the job for records of one topic, whatever their partitions. Raises RefusedError."""
-        self.add(domain, located(self.locator, domain, decoded(domain, batch)))
+    def take(self, domain: Domain, batch: Batch) -> pl.DataFrame:
+        """Count records of one topic, whatever their partitions; their frame, located. Raises RefusedError."""
+        frame = located(self.locator, domain, decoded(domain, batch))
+        self.add(domain, frame)
+        return frame
 
     def add(self, domain: Domain, frame: pl.DataFrame) -> None:
         """Count located rows."""

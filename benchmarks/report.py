@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks.floors import FLOORS, FloorRun
 from benchmarks.machine import commit, machine
 from benchmarks.processes import ROOT
-from benchmarks.workers import JOBS, OURS, JobName, Run
+from benchmarks.workers import JOBS, OURS, PARTS, JobName, Run
 
 _TITLES: Final[Mapping[JobName, str]] = {
     "windows": "Job windows: decode, locate, count in windows, publish them",
@@ -41,9 +41,13 @@ def by_worker(runs: Sequence[Run], job: JobName) -> dict[str, list[Run]]:
 
 def _job(runs: Sequence[Run], job: JobName) -> dict[str, Any]:
     found = {worker: median(own) for worker, own in by_worker(runs, job).items()}
-    ours = found.pop(OURS)
-    ratios = {worker: round(ours["events_per_s"] / peer["events_per_s"], 2) for worker, peer in found.items()}
-    return {"ours": ours, "peers": found, "ratios": ratios}
+    ours, parts = found.pop(OURS), found.pop(PARTS, None)
+    told = {"ours": ours, "peers": found, "ratios": _ratios(ours, found)}
+    return told if parts is None else {**told, "parts": parts, "parts_ratios": _ratios(parts, found)}
+
+
+def _ratios(ours: Mapping[str, float], peers: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {worker: round(ours["events_per_s"] / peer["events_per_s"], 2) for worker, peer in peers.items()}
 
 
 def floor_medians(runs: Sequence[Run], floors: Sequence[FloorRun]) -> dict[str, dict[str, Any]]:
@@ -99,19 +103,20 @@ def result(
 
 
 def job_table(runs: Sequence[Run], job: JobName) -> Table:
-    """One row per worker: medians, extremes, and how many times as fast as it ours is."""
+    """One row per worker: medians, extremes, and how many times as fast as it ours is, and ours doing the job alone."""
     out = Table(title=_TITLES[job])
-    for name in ("worker", "events/s", "min - max", "vigie is", "peak MiB", "CPU s"):
-        out.add_column(name, justify="left" if name == "worker" else "right", no_wrap=True)
     found = by_worker(runs, job)
-    ours = median(found[OURS])["events_per_s"] if OURS in found else None
+    ours = {name: median(found[name])["events_per_s"] for name in (OURS, PARTS) if name in found}
+    times = {OURS: "vigie is", PARTS: "its parts are"}
+    for name in ("worker", "events/s", "min - max", *(times[own] for own in ours), "peak MiB", "CPU s"):
+        out.add_column(name, justify="left" if name == "worker" else "right", no_wrap=True)
     for worker, own in found.items():
         medians, speeds = median(own), [run.events_per_s for run in own]
         out.add_row(
             worker,
             f"{medians['events_per_s']:,.0f}",
             f"{min(speeds):,.0f} - {max(speeds):,.0f}",
-            "" if ours is None or worker == OURS else f"{ours / medians['events_per_s']:.1f} ×",
+            *("" if worker in times else f"{own / medians['events_per_s']:.1f} ×" for own in ours.values()),
             f"{medians['peak_rss_mib']:,.0f}",
             f"{medians['cpu_s']:.1f}",
         )

@@ -19,6 +19,8 @@ from benchmarks.processes import ROOT, BenchmarkError, Done
 JobName = Literal["windows", "store"]
 JOBS: Final[tuple[JobName, ...]] = ("windows", "store")
 OURS: Final = "vigie"
+#: Its parts doing job `store` alone, as its peers do. In job `windows` that is what `OURS` is.
+PARTS: Final = "vigie_parts"
 
 #: A worker slower than this is stuck.
 _SLOWEST_EVENTS_PER_S: Final = 1_000
@@ -167,7 +169,7 @@ def _start_ours(setting: Setting, job: JobName, place: Place) -> tuple[Mapping[s
 
 
 def _start_parts(setting: Setting, job: JobName, place: Place) -> tuple[Mapping[str, Any], Done]:
-    done = setting.run([sys.executable, "-m", "benchmarks.ours_windows", *_options(setting, job, place)], place.folder)
+    done = setting.run([sys.executable, "-m", "benchmarks.ours_parts", *_options(setting, job, place)], place.folder)
     return done.figures(), done
 
 
@@ -207,6 +209,7 @@ WORKERS: Final[Mapping[str, Worker]] = {
     worker.name: worker
     for worker in (
         Worker(OURS, JOBS, dict, _start_ours, in_steps=True),
+        Worker(PARTS, ("store",), dict, _start_parts, in_steps=True),
         _python_peer("faust_record"),
         _python_peer("quix_streams"),
         _python_peer("bytewax"),

@@ -77,6 +77,17 @@ def test_equal_counts_give_figures(session: Any, tmp_path: Path) -> None:
     assert {"at", "machine", "commit", "load", "cores", "floors"} <= found.keys()
 
 
+def test_the_parts_stand_beside_the_peers(session: Any, tmp_path: Path) -> None:
+    """The product and its parts are both ours: neither is the other's peer, and each has its ratios."""
+    done = session(vigie=1000, vigie_parts=1000, peer=1000)
+    assert done.exit_code == 0, done.output
+    store = json.loads((tmp_path / "results" / "latest.json").read_text("utf-8"))["jobs"]["store"]
+    assert store["parts"]["events_per_s"] == 250.0
+    assert (store["ratios"], store["parts_ratios"]) == ({"peer": 2.0}, {"peer": 1.0})
+    rows = [line for line in done.output.splitlines() if line.startswith("│ peer ")]
+    assert [("2.0 ×" in row, "1.0 ×" in row) for row in rows] == [(True, True)] * len(JOBS)
+
+
 def test_one_count_off_ends_it_without_figures(session: Any, tmp_path: Path) -> None:
     """Exit code 1, the window and both counts, no table and no file."""
     done = session(vigie=1000, peer=1000, other=1001)

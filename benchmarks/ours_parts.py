@@ -1,11 +1,12 @@
-"""vigie's own parts doing job `windows` and nothing else: what they cost beside peers that do as little.
+"""vigie's own parts doing a job and nothing else: what they cost beside peers that do as little.
 
-    python -m benchmarks.ours_windows --bootstrap H:P --job windows --count N --territory DIR --schemas DIR \
+    python -m benchmarks.ours_parts --bootstrap H:P --job windows --count N --territory DIR --schemas DIR \
         --group NAME --results TOPIC
+    python -m benchmarks.ours_parts … --job store --clickhouse chdb:///PATH
 
-Transport, codec, locator and aggregation are the product's, and records are put together in batches as its worker does
-it. Left out is what the job does not ask for: validation, duplicates, order, detectors, snapshots, ClickHouse. It ends
-by itself, as every worker does, and prints the same line of JSON.
+Transport, codec, locator, aggregation and the way of events into ClickHouse are the product's, and records are put
+together in batches as its worker does it. Left out is what the job does not ask for: validation, duplicates, order,
+detectors, states of assets, snapshots. It ends by itself, as every worker does, and prints the same line of JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import faust
 from faust.types import TP
 
 from benchmarks.ours_job import Job
+from benchmarks.ours_rows import Store
 from benchmarks.wire import encoded, publish
 from schemas.contracts import RAW_TOPICS, Domain
 from schemas.records import Batch, joined
@@ -48,6 +50,7 @@ class Counting:
 
     settings: Settings
     job: Job
+    store: Store | None
     count: int
     arrived: dict[Domain, list[Batch]] = field(default_factory=lambda: {domain: [] for domain in RAW_TOPICS})
     next_offsets: dict[TP, int] = field(default_factory=dict)
@@ -96,13 +99,20 @@ class Counting:
         self.news[domain].set()
 
     def take(self, domain: Domain) -> Batch | None:
-        """At most a batch's worth of what has arrived of a topic; the rest of what was fetched at once stays."""
+        """At most a batch's worth of what has arrived of a topic; the rest of what was fetched at once stays.
+
+        Of one partition where rows are stored, which have their place in Kafka.
+        """
         taken: list[Batch] = []
         batches, count = self.arrived[domain], 0
-        while batches and (not taken or count + len(batches[0]) <= self.settings.batch_records):
+        while batches and (not taken or self._go_together(taken[0], batches[0], count)):
             count += len(batches[0])
             taken.append(batches.pop(0))
         return joined(taken) if taken else None
+
+    def _go_together(self, first: Batch, other: Batch, count: int) -> bool:
+        is_one = self.store is None or first.partition == other.partition
+        return is_one and count + len(other) <= self.settings.batch_records
 
     async def process(self) -> None:
         """Count what arrives, in a thread, until all of it is counted: a loop for each topic, as in the worker."""
@@ -127,8 +137,10 @@ class Counting:
             spent_s = 0.0
             while (batch := self.take(domain)) is not None:
                 started = time.monotonic()
-                await asyncio.get_running_loop().run_in_executor(stages, self.job.take, domain, batch)
+                frame = await asyncio.get_running_loop().run_in_executor(stages, self.job.take, domain, batch)
                 spent_s += time.monotonic() - started
+                if self.store is not None:
+                    await self.store.take(domain, batch, frame)
                 self.processed += len(batch)
                 self.room.set()
             if self.processed >= self.count:
@@ -168,13 +180,16 @@ def _agent(app: Any, domain: Domain, topic: str, counting: Counting) -> None:
     app.agent(app.topic(topic, acks=False, schema=BatchSchema()), name=f"count_{domain}")(agent)
 
 
-async def count(settings: Settings, job: Job, records: int, results: str) -> dict[str, Any]:
-    """Do the job for so many records; returns the line's figures once results are published and offsets committed."""
-    counting = Counting(settings, job, records)
+async def count(settings: Settings, job: Job, store: Store | None, records: int, results: str) -> dict[str, Any]:
+    """Do the job for so many records; returns the line's figures once results are published, rows inserted and offsets
+    committed."""
+    counting = Counting(settings, job, store, records)
     app = make_app(settings, counting)
     await app.start()
     try:
         await counting.process()
+        if store is not None:
+            await store.finish()
         keys, values = encoded(job.changed())
         await asyncio.to_thread(publish, settings.kafka_bootstrap, results, keys, values)
         if not await app.consumer.commit_offsets(counting.next_offsets, _COMMIT_S):
@@ -187,27 +202,38 @@ async def count(settings: Settings, job: Job, records: int, results: str) -> dic
         "events": counting.processed,
         "seconds": round(seconds, 3),
         "peak_rss_mib": round(peak, 1),
-        "stored": 0,
+        "stored": 0 if store is None else store.rows,
     }
 
 
 @click.command()
 @click.option("--bootstrap", required=True, help="host:port of Kafka.")
-@click.option("--job", type=click.Choice(["windows"]), required=True, help="Job `store` is done by `vigie worker`.")
+@click.option("--job", type=click.Choice(["windows", "store"]), required=True, help="What is done.")
 @click.option("--count", "records", required=True, type=int, help="Records to process before it ends.")
 @click.option("--territory", required=True, type=click.Path(path_type=Path), help="The territory's folder.")
 @click.option("--schemas", help="Not read: the contracts are the package's own.")
 @click.option("--group", required=True, help="Consumer group, a fresh one for each run.")
 @click.option("--results", required=True, help="Topic of the results.")
+@click.option("--clickhouse", help="chdb:///PATH, for job `store`.")
 def main(
-    bootstrap: str, job: str, records: int, territory: Path, schemas: str | None, group: str, results: str
+    bootstrap: str,
+    job: str,
+    records: int,
+    territory: Path,
+    schemas: str | None,
+    group: str,
+    results: str,
+    clickhouse: str | None,
 ) -> None:
-    """Count records in windows with vigie's own parts."""
+    """Count records in windows with vigie's own parts, and store them."""
+    if (job == "store") != bool(clickhouse):
+        raise click.UsageError("job `store` needs --clickhouse, job `windows` has none")
     tune()
     settings = vigie.load(kafka_bootstrap=bootstrap, group=group)
     found, _ = load(territory)
     counted = Job({found.jurisdiction_id: found})
-    figures = asyncio.run(count(settings, counted, records, results))
+    store = Store(clickhouse, counted, {found.jurisdiction_id: found.version}, settings) if clickhouse else None
+    figures = asyncio.run(count(settings, counted, store, records, results))
     sys.stdout.write(json.dumps(figures) + "\n")
 
 
