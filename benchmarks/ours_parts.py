@@ -202,7 +202,7 @@ async def count(settings: Settings, job: Job, store: Store | None, records: int,
         "events": counting.processed,
         "seconds": round(seconds, 3),
         "peak_rss_mib": round(peak, 1),
-        "stored": 0 if store is None else store.rows,
+        "stored": 0 if store is None else store.close(),
     }
 
 

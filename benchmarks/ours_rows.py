@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import polars as pl
 
 from benchmarks.ours_job import Job
-from schemas.contracts import Domain
+from schemas.contracts import DOMAINS, Domain
 from schemas.records import Batch
 from sinks.clickhouse import connect, migrate
 from sinks.rows import Origin, ZoneMaps
@@ -27,8 +27,6 @@ class Store:
 
     def __init__(self, url: str, job: Job, versions: Mapping[str, str], settings: Settings) -> None:
         """`versions`: of the territories, by jurisdiction. Makes the tables. Raises SinkError."""
-        self.rows = 0
-        """Rows that are inserted."""
         self._sink = connect(url)
         migrate(self._sink)
         self._zones = ZoneMaps(job.locator.sets)
@@ -53,25 +51,32 @@ class Store:
         self._gathered[domain].append(Part(origin, batch.first_offset, batch.last_offset, placed))
         self._count += len(frame)
         if self._count >= self._most:
-            await self._insert()
+            await self._insert(self._most)
 
     async def finish(self) -> None:
         """Have everything inserted. Raises RowsRefusedError."""
-        await self._insert()
+        await self._insert(at_least=1)
         if self._inserting is not None:
             await self._inserting
         self._thread.shutdown()
-        self._sink.close()
 
-    async def _insert(self) -> None:
+    def close(self) -> int:
+        """Close it; how many rows there are."""
+        ((rows,),) = self._sink.rows("SELECT " + " + ".join(f"(SELECT count() FROM events_{one})" for one in DOMAINS))
+        self._sink.close()
+        return int(rows)
+
+    async def _insert(self, at_least: int) -> None:
         async with self._turn:
             if self._inserting is not None:
                 await self._inserting
-            block, count = Block(events=self._gathered), self._count
+            # Another may have taken them meanwhile.
+            if self._count < at_least:
+                return
+            block = Block(events=self._gathered)
             self._gathered, self._count = defaultdict(list), 0
-            self._inserting = asyncio.get_running_loop().run_in_executor(self._thread, self._store, block, count)
+            self._inserting = asyncio.get_running_loop().run_in_executor(self._thread, self._store, block)
 
-    def _store(self, block: Block, count: int) -> None:
+    def _store(self, block: Block) -> None:
         if store_records(block, self._sink, self._zones, self._versions):
             raise RowsRefusedError("ClickHouse refused rows")
-        self.rows += count

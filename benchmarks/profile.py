@@ -203,6 +203,8 @@ def main(
         raise click.UsageError("--rate and --workers are two profiles: one at a time")
     if share and not workers:
         raise click.UsageError("--share is of several workers: name --workers")
+    if share and workers and share * workers > 1:
+        raise click.UsageError(f"{workers} workers share one core: --share {1 / workers:g} at the most")
     end_when_told()
     console = Console()
     head = kept.head(False)

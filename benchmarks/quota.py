@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -35,19 +35,24 @@ def limited(pid: int, share: float) -> Iterator[None]:
         limits = {"cpu.max": f"{quota_us} {_PERIOD_US}"}
     try:
         group.mkdir()
-        for name, value in limits.items():
-            (group / name).write_text(value, "ascii")
-        (group / "cgroup.procs").write_text(str(pid), "ascii")
+        try:
+            for name, value in limits.items():
+                (group / name).write_text(value, "ascii")
+            (group / "cgroup.procs").write_text(str(pid), "ascii")
+        except OSError:
+            _remove(group, parent, pid)
+            raise
     except OSError as error:
         raise BenchmarkError(f"a process cannot be given a share of a core here: {error}") from error
     try:
         yield
     finally:
-        _removed(group, parent, pid)
+        _remove(group, parent, pid)
 
 
-def _removed(group: Path, parent: Path, pid: int) -> None:
-    if Path(f"/proc/{pid}").exists():
+def _remove(group: Path, parent: Path, pid: int) -> None:
+    """Let the process have what all others have, and forget the group."""
+    with suppress(OSError):
         (parent / "cgroup.procs").write_text(str(pid), "ascii")
     # A process that has just ended is in it for a moment.
     for _ in range(50):

@@ -38,7 +38,7 @@ class Merges:
 
     def let_others_go_first(self) -> None:
         """Call after something was inserted: the engine makes these threads with its first table. Linux only."""
-        if not self._looks_left or not _THREADS.exists():
+        if self._looks_left <= 0 or not _THREADS.exists():
             return
         self._looks_left -= 1
         nice = min(19, os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICER)

@@ -44,7 +44,9 @@ class Known:
 
 
 _LOGIN: Final = "check user and password in VIGIE_CLICKHOUSE_URL"
-_RIGHTS: Final = "grant the user of VIGIE_CLICKHOUSE_URL what it needs (INSERT, SELECT, ALTER DELETE, CREATE)"
+_RIGHTS: Final = (
+    "grant the user of VIGIE_CLICKHOUSE_URL what it needs (INSERT, SELECT, CREATE, ALTER DELETE, COLUMN and SETTINGS)"
+)
 _INIT: Final = "run `vigie init`"
 _SPACE: Final = "free some space and start again"
 _KAFKA_LOGIN: Final = "check VIGIE_KAFKA_USERNAME and VIGIE_KAFKA_PASSWORD"

@@ -251,10 +251,10 @@ class Custody:
         self.is_open = True
         return True
 
-    def alerts_sent(self) -> None:
-        """Alerts are being sent to their topic."""
-        if self._alerts:
-            self.haste.sent()
+    @property
+    def tells(self) -> bool:
+        """Whether alerts are ours to tell, of some partitions of their topic at least."""
+        return bool(self._alerts)
 
     async def is_hole(self, place: Place, entry: Entry, first_offset: int) -> bool:
         """Whether Kafka has no record from `entry.fetched` to that offset, which begins what was fetched.

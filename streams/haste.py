@@ -80,6 +80,11 @@ class Haste:
         self._sent_until_s = monotonic_s() + _BACK_S
         self._sent.set()
 
+    def confirmed(self) -> None:
+        """They are in their topic, and if they have not come back meanwhile they will."""
+        if self._sent_until_s:
+            self._sent_until_s = monotonic_s() + _BACK_S
+
     def told(self) -> None:
         """They have come back."""
         self._sent_until_s = 0.0

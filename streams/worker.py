@@ -298,9 +298,12 @@ class Worker:
         self._rhythm.moved.set()
 
     async def _produce(self, messages: Sequence[Message]) -> None:
-        if any(message.topic == ALERT_TOPIC for message in messages):
-            self.custody.alerts_sent()
+        has_alerts = self.custody.tells and any(message.topic == ALERT_TOPIC for message in messages)
+        if has_alerts:
+            self.custody.haste.sent()
         await self.confirmed.produce(messages)
+        if has_alerts:
+            self.custody.haste.confirmed()
 
     async def _save(self) -> None:
         if self.failure is None:

@@ -35,6 +35,21 @@ def test_a_process_has_no_more_than_its_share() -> None:
     assert list(Path("/sys/fs/cgroup").glob(f"**/vigie-benchmark-{os.getpid()}-{busy.pid}")) == []
 
 
+def test_a_group_that_takes_no_limit_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where groups can be made and have no such limit, none is left."""
+    (tmp_path / "cgroup.controllers").touch()
+    monkeypatch.setattr(quota, "_GROUPS", tmp_path)
+    monkeypatch.setattr(Path, "write_text", refused)
+    with pytest.raises(BenchmarkError, match="no such limit"), limited(os.getpid(), 0.5):
+        pass
+    assert [one.name for one in tmp_path.iterdir()] == ["cgroup.controllers"]
+
+
+def refused(path: Path, *_: object) -> int:
+    """What a kernel says to a file that it does not have."""
+    raise PermissionError(f"no such limit: {path.name}")
+
+
 def test_where_no_share_can_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One sentence."""
     monkeypatch.setattr(quota, "_GROUPS", tmp_path)

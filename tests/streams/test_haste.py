@@ -118,6 +118,7 @@ def test_alerts_that_were_sent_end_a_rest_and_shorten_the_next(haste: Haste) -> 
         async with asyncio.timeout(10):
             await haste.rest(has_more=False)
         haste.told()
+        haste.confirmed()
         return rested_s, hasty_s, haste.pause_s
 
     rested_s, hasty_s, after_s = asyncio.run(act())

@@ -45,7 +45,10 @@ def events_table(contract: Contract, places: Places, topic: str, rows: list[Reco
     names = pa.array([f"{layer}:{code}" for layer, code in places.zones])
     zones = np.array([row["zones"] for row in rows], dtype=np.int32)
     starts = np.arange(len(rows) + 1, dtype=np.int32) * zones.shape[1]
-    columns["zones"] = pa.ListArray.from_arrays(pa.array(starts), names.take(zones.ravel()))
+    # Of few values: as a dictionary they are not copied for each row.
+    columns["zones"] = pa.ListArray.from_arrays(
+        pa.array(starts), pa.DictionaryArray.from_arrays(zones.ravel(), names)
+    )
     columns["topic"] = pa.repeat(topic, len(rows))
     columns["partition"] = pa.array([row["partition"] for row in rows], pa.int32())
     columns["offset"] = pa.array([row["offset"] for row in rows], pa.int64())
