@@ -46,9 +46,7 @@ def events_table(contract: Contract, places: Places, topic: str, rows: list[Reco
     zones = np.array([row["zones"] for row in rows], dtype=np.int32)
     starts = np.arange(len(rows) + 1, dtype=np.int32) * zones.shape[1]
     # Of few values: as a dictionary they are not copied for each row.
-    columns["zones"] = pa.ListArray.from_arrays(
-        pa.array(starts), pa.DictionaryArray.from_arrays(zones.ravel(), names)
-    )
+    columns["zones"] = pa.ListArray.from_arrays(pa.array(starts), pa.DictionaryArray.from_arrays(zones.ravel(), names))
     columns["topic"] = pa.repeat(topic, len(rows))
     columns["partition"] = pa.array([row["partition"] for row in rows], pa.int32())
     columns["offset"] = pa.array([row["offset"] for row in rows], pa.int64())
