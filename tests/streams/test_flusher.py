@@ -329,10 +329,10 @@ def test_what_is_refused_waits_as_well(world: World) -> None:
     world.log[SENSOR] = batch([same] * 50)
 
     async def story(one: Life) -> None:
-        for number in range(4):
+        for number in range(2):
             assert not one.worker._is_full(), number
             assert await one.read(SENSOR, 10)
-        assert one.entry(SENSOR).waiting == 40
+        assert one.entry(SENSOR).waiting == 20
         assert one.worker._is_full()
         await one.flush()
         assert not one.worker._is_full()
