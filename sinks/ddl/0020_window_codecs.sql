@@ -1,4 +1,5 @@
--- Counts and steps need few of their bits: cropped to these they take less room, and a fifth less time to insert.
+-- Counts and steps need few of their bits: cropped to these they take a fifth less time to insert, and once merged some 7 %
+-- more room than with ZSTD(1).
 ALTER TABLE window_rows
     MODIFY COLUMN count UInt64 CODEC(T64, LZ4),
     MODIFY COLUMN late UInt64 CODEC(T64, LZ4),
