@@ -76,11 +76,13 @@ class Watch:
         self._smaps = Path(f"/proc/{pid}/smaps")
 
     def look(self) -> None:
-        """Look once. Nothing where the process has ended."""
+        """Look once. Nothing where the process has ended, or is ending and has given its memory back."""
         try:
-            self.looks.append((time.time(), parts(self._smaps.read_text("utf-8"))))
+            found = parts(self._smaps.read_text("utf-8"))
         except (FileNotFoundError, ProcessLookupError):
             return
+        if any(found.values()):
+            self.looks.append((time.time(), found))
 
     @property
     def peak(self) -> Parts:

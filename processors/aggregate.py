@@ -165,8 +165,8 @@ class Windows:
             return
         plan = _plan(contract, domain)
         read = frame.select(plan.columns)
-        one_by_one = _each_field if _is_dense(read, plan) else _all_fields
-        self._pending.append(one_by_one(read, plan, self._codes)[_ADDED])
+        totals_of = _each_field if _is_dense(read, plan) else _all_fields
+        self._pending.append(totals_of(read, plan, self._codes)[_ADDED])
 
     @property
     def has_changed(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,18 @@ def test_the_peak_is_one_look() -> None:
     watch.looks = [(1.0, {"heap": 5.0, "other": 1.0}), (2.0, {"heap": 3.0, "other": 4.0}), (3.0, {"heap": 2.0})]
     assert watch.peak == {"heap": 3.0, "other": 4.0}
     assert (watch.at(1.5), watch.at(float("inf"))) == ({"heap": 3.0, "other": 4.0}, {"heap": 2.0})
+
+
+def test_a_process_that_has_ended_is_not_looked_at() -> None:
+    """Its files are there until somebody has waited for it, and empty: that is no memory of 0."""
+    ended = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert ended.stdout is not None
+    ended.stdout.read()
+    watch = Watch(ended.pid)
+    try:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        watch.look()
+        assert watch.looks == []
+    finally:
+        ended.wait()
+        ended.stdout.close()

@@ -127,6 +127,20 @@ def test_alerts_that_were_sent_end_a_rest_and_shorten_the_next(haste: Haste) -> 
     assert after_s == 100.0
 
 
+def test_haste_lasts_from_when_alerts_are_in_their_topic(haste: Haste) -> None:
+    """However long a broker takes to confirm them: what has not come back by then will."""
+
+    async def act() -> tuple[float, float]:
+        haste.sent()
+        for _ in range(3):
+            await asyncio.sleep(0.08)
+        calm_s = haste.pause_s
+        haste.confirmed()
+        return calm_s, haste.pause_s
+
+    assert asyncio.run(act()) == (_LINGER_S / 4, 0.01)
+
+
 def test_a_rest_is_short_where_there_is_more(haste: Haste) -> None:
     """However long batches gather."""
 
