@@ -153,6 +153,95 @@ def test_an_alert_is_flushed_at_once_and_puts_nothing_off(world: World) -> None:
     assert min(after - before for before, after in pairwise(at_s)) > 0.045
 
 
+def noting(one: Life, flushed: list[tuple[bool, float]]) -> None:
+    """Have flushes noted, and when they began. Alerts are told by them, and nothing else is done."""
+
+    async def noted(*, save: bool = False, alerts_only: bool = False) -> set[Any]:
+        flushed.append((alerts_only, monotonic_s()))
+        one.entry(SENSOR).transitions.clear()
+        return set()
+
+    one.worker._flusher.flush = noted  # type: ignore[method-assign]
+
+
+async def raised(one: Life) -> None:
+    """An alert of the sensors waits to be told."""
+    while not one.entry(SENSOR).transitions:
+        assert await one.read(SENSOR, 6)
+
+
+def test_alerts_do_not_go_with_the_rows_of_everything(world: World) -> None:
+    """Where everything is due they go by themselves all the same, before it, and it follows soon."""
+    flushed: list[tuple[bool, float]] = []
+
+    async def story(one: Life) -> None:
+        await raised(one)
+        noting(one, flushed)
+        await during(one.worker._rhythm.run(), until(lambda: len(flushed) >= 2))
+
+    lived(world, story, flush_interval_s=0.1)
+    assert [alerts_only for alerts_only, _ in flushed[:2]] == [True, False]
+    assert flushed[1][1] - flushed[0][1] < 0.4
+
+
+def test_alerts_without_end_put_everything_off_for_a_moment_only(world: World) -> None:
+    """Half a second, and then both are flushed."""
+    flushed: list[tuple[bool, float]] = []
+
+    async def story(one: Life) -> None:
+        await raised(one)
+        waiting = list(one.entry(SENSOR).transitions)
+        noting(one, flushed)
+
+        async def storm() -> None:
+            while not any(not alerts_only for alerts_only, _ in flushed):
+                one.entry(SENSOR).transitions[:] = waiting
+                one.worker._rhythm.wake.set()
+                await asyncio.sleep(0.01)
+
+        began_s = monotonic_s()
+        await during(one.worker._rhythm.run(), storm())
+        assert flushed[-1][1] - began_s == pytest.approx(0.2 + 0.5, abs=0.25)
+        assert flushed[-2][0], "alerts go before it"
+        assert len(flushed) > 5
+
+    lived(world, story, flush_interval_s=0.2)
+
+
+@pytest.mark.parametrize("is_true", [True, False])
+def test_a_flush_waits_for_an_alert_that_is_expected_meanwhile(world: World, is_true: bool) -> None:
+    """It would have to wait for the rows of everything. One that does not come puts them off for half a second at most;
+    one that is further off not at all."""
+    flushed: list[tuple[bool, float]] = []
+    began: list[float] = []
+
+    async def story(one: Life) -> None:
+        await raised(one)
+        waiting = list(one.entry(SENSOR).transitions)
+        one.entry(SENSOR).transitions.clear()
+        one.worker._rhythm.wake.clear()
+        noting(one, flushed)
+        began.append(monotonic_s())
+        one.entry(SENSOR).coming_ms, one.entry(SENSOR).coming_s = 1, began[0] + 0.1 + 0.2
+
+        async def act() -> None:
+            await until(lambda: monotonic_s() > one.entry(SENSOR).coming_s)
+            assert not flushed
+            if is_true:
+                one.entry(SENSOR).transitions[:], one.entry(SENSOR).coming_ms = waiting, None
+                one.worker._rhythm.wake.set()
+            await until(lambda: len(flushed) > is_true)
+            one.entry(SENSOR).coming_ms, one.entry(SENSOR).coming_s = 1, monotonic_s() + 0.1 + 0.7
+            await until(lambda: len(flushed) > 1 + is_true)
+
+        await during(one.worker._rhythm.run(), act())
+
+    lived(world, story, flush_interval_s=0.1)
+    assert [alerts_only for alerts_only, _ in flushed[: 2 + is_true]] == [True, False, False][1 - is_true :]
+    assert flushed[is_true][1] - began[0] < 0.1 + 0.5 + 0.2
+    assert flushed[1 + is_true][1] - flushed[is_true][1] < 0.1 + 0.25, "not put off"
+
+
 def test_as_many_rows_as_fill_a_flush_are_no_alert(world: World) -> None:
     """When so much waits, everything is flushed, whatever woke the loop."""
     seen: list[bool] = []
