@@ -5,11 +5,51 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from schemas.rejects import Reason, no_rejects, rejects
 
 STAGE: Final = "duplicates"
+
+Ids = npt.NDArray[np.uint64]
+
+
+class Hashes:
+    """A set of 64-bit hashes in eight bytes each: sorted runs, which are merged when they are as long as the next."""
+
+    def __init__(self, values: Ids | None = None) -> None:
+        self._runs: list[Ids] = []
+        if values is not None:
+            self.add(np.unique(values))
+
+    def have(self, unique: Ids) -> npt.NDArray[np.bool_]:
+        """Which of them are in it. They are sorted, and none comes twice."""
+        found = np.zeros(len(unique), np.bool_)
+        for run in self._runs:
+            found |= run[np.minimum(np.searchsorted(run, unique), len(run) - 1)] == unique
+        return found
+
+    def add(self, unique: Ids) -> None:
+        """Add some that are not in it. They are sorted, and none comes twice."""
+        if not len(unique):
+            return
+        self._runs.append(unique)
+        while len(self._runs) > 1 and len(self._runs[-1]) >= len(self._runs[-2]):
+            last, before = self._runs.pop(), self._runs.pop()
+            self._runs.append(np.sort(np.concatenate((before, last))))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._runs))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hashes) and np.array_equal(self._sorted(), other._sorted())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _sorted(self) -> Ids:
+        return np.sort(np.concatenate((np.empty(0, np.uint64), *self._runs)))
 
 
 @dataclass
@@ -22,12 +62,16 @@ class Seen:
     Two different events share a hash once in about 10^9 chunks of 65 536 events; the second would count as a duplicate.
     """
 
-    open: set[int] = field(default_factory=set)
-    previous: set[int] = field(default_factory=set)
+    open: Hashes = field(default_factory=Hashes)
+    previous: Hashes = field(default_factory=Hashes)
+
+    def know(self, unique: Ids) -> npt.NDArray[np.bool_]:
+        """Which of them have been seen. They are sorted, and none comes twice."""
+        return self.open.have(unique) | self.previous.have(unique)
 
     def next_chunk(self) -> None:
         """The open chunk becomes the previous one."""
-        self.open, self.previous = set(), self.open
+        self.open, self.previous = Hashes(), self.open
 
 
 #: UInt64 hash of (source, event_id). Two hashes, and no text of both: any character that would part them may stand in
@@ -42,17 +86,16 @@ def identities(frame: pl.DataFrame) -> pl.Series:
 
 def drop_duplicates(frame: pl.DataFrame, seen: Seen) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Keep the first of each event, remember it in `seen`. Returns (events, rejects)."""
-    ids = identities(frame).to_list()
-    fresh = set(ids)
-    if len(fresh) == len(ids) and seen.open.isdisjoint(fresh) and seen.previous.isdisjoint(fresh):
-        seen.open |= fresh
+    ids = identities(frame).to_numpy()
+    unique = np.sort(ids)
+    if (unique[1:] != unique[:-1]).all() and not seen.know(unique).any():
+        seen.open.add(unique)
         return frame, no_rejects()
-    keep = []
-    for identity in ids:
-        new = identity not in seen.open and identity not in seen.previous
-        keep.append(new)
-        if new:
-            seen.open.add(identity)
-    mask = pl.Series(keep, dtype=pl.Boolean)
+    unique, first = np.unique(ids, return_index=True)
+    new = ~seen.know(unique)
+    seen.open.add(unique[new])
+    keep = np.zeros(len(ids), np.bool_)
+    keep[first[new]] = True
+    mask = pl.Series(keep)
     out = rejects(frame["row"].filter(~mask), STAGE, Reason.DUPLICATE, "source and event_id seen before")
     return frame.filter(mask), out

@@ -143,6 +143,11 @@ class Outcome:
     transitions: tuple[Transition, ...]
     breach: Breach | None = None
 
+    def lean(self) -> Outcome:
+        """The same without the records, where none was refused: nobody asks for them any more, and what was fetched
+        with them is free."""
+        return self if len(self.refused) else replace(self, batch=replace(self.batch, pieces=()))
+
 
 def new_state(topic: str, partition: int, domain: Domain, reference: Reference) -> PartitionState:
     """The state of a partition of which nothing is known: detectors begin in learning."""

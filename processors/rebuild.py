@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from processors.aggregate import Codes, Windows
-from processors.duplicates import identities
+from processors.duplicates import Hashes, identities
 from processors.locate import ZoneSets
 from processors.pipeline import Chunk, PartitionState, Reference
 from schemas.contracts import Domain, contract_of
@@ -90,11 +90,11 @@ def _until(events: pl.DataFrame, last_offset: int) -> pl.DataFrame:
     return events if events.is_empty() else events.filter(pl.col("offset") <= last_offset)
 
 
-def _identities(events: pl.DataFrame) -> set[int]:
+def _identities(events: pl.DataFrame) -> Hashes:
     if events.is_empty():
-        return set()
+        return Hashes()
     # Texts may come dictionary-encoded from the store, and a hash is one of the physical value.
-    return set(identities(events.select(pl.col("source", "event_id").cast(pl.String))).to_list())
+    return Hashes(identities(events.select(pl.col("source", "event_id").cast(pl.String))).to_numpy())
 
 
 def _windows(events: pl.DataFrame, domain: Domain, sets: ZoneSets) -> Windows:

@@ -142,17 +142,10 @@ def _event_table(frame: pl.DataFrame, contract: Contract, domain: Domain, zones:
     return table.append_column("zones", zones.take(frame["zone_set"]))
 
 
-def asset_states(frame: pl.DataFrame, domain: Domain, zones: ZoneMaps) -> pa.Table:
+def asset_states(frames: Sequence[pl.DataFrame], domain: Domain, zones: ZoneMaps) -> pa.Table:
     """The newest row of each asset in placed events, as rows of `asset_state`. Reports without an asset have none."""
     contract = contract_of(domain)
-    # Only the keys are sorted: the rest of an event is wide.
-    keys = frame.select("jurisdiction_id", "asset_id", "kind", "observed_at", "offset").with_row_index("at")
-    last = (
-        keys.filter(pl.col("asset_id") != "")
-        .sort("observed_at", "offset")
-        .unique(["jurisdiction_id", "asset_id", "kind"], keep="last", maintain_order=True)
-    )
-    newest = frame[last["at"]]
+    newest = _newest(frames)
     fixed = ("jurisdiction_id", "asset_id", "kind", "observed_at", "received_at", "longitude", "latitude")
     table = newest.select(*fixed, "location_quality", "quality", pl.lit(domain).alias("domain")).to_arrow(
         compat_level=_OLDEST
@@ -164,6 +157,23 @@ def asset_states(frame: pl.DataFrame, domain: Domain, zones: ZoneMaps) -> pa.Tab
         .append_column("measures", _maps(newest, numbers, pl.Float64(), _MEASURES))
         .append_column("states", _maps(newest, texts, pl.String(), _ZONES))
     )
+
+
+def _newest(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The newest row of each asset and kind. Only the keys are sorted, and frames are not joined: an event is wide."""
+    keys = pl.concat([f.select("jurisdiction_id", "asset_id", "kind", "observed_at", "offset") for f in frames])
+    last = (
+        keys.with_row_index("at")
+        .filter(pl.col("asset_id") != "")
+        .sort("observed_at", "offset")
+        .unique(["jurisdiction_id", "asset_id", "kind"], keep="last", maintain_order=True)
+    )
+    at = last["at"].sort().to_numpy()
+    ends = np.cumsum([len(frame) for frame in frames])
+    found = np.split(at, np.searchsorted(at, ends[:-1]))
+    pieces = zip(frames, found, ends.tolist(), strict=True)
+    newest: pl.DataFrame = pl.concat([frame[rows - (end - len(frame))] for frame, rows, end in pieces])
+    return newest
 
 
 def _maps(frame: pl.DataFrame, names: Sequence[str], dtype: pl.DataType, arrow: Any) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
@@ -27,6 +27,9 @@ from sinks.rows import (
     version_of,
     window_tables,
 )
+
+#: Events of one insert: ClickHouse holds them several times over while it sorts and writes them.
+_ROWS: Final = 60_000
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,8 @@ def store_records(
     Raises SinkError; then some of it may be written, and writing it again is safe.
     """
     refused = []
-    for domain, parts in block.events.items():
-        frames = [placed(part.new(), part.origin, territory_versions) for part in parts]
-        frame = pl.concat(frames)
+    for domain, parts in ((domain, some) for domain, of_it in block.events.items() for some in _in_blocks(of_it)):
+        frame = pl.concat([placed(part.new(), part.origin, territory_versions) for part in parts])
         names = _names(parts)
         for day, table in event_tables(frame, domain, zones):
             for row in sink.insert(f"events_{domain}", coded(table), f"{names}|{day}"):
@@ -126,10 +128,7 @@ def store_rejects(parts: Sequence[Part], sink: Sink) -> None:
 def store_derived(block: Block, sink: Sink, zones: ZoneMaps) -> None:
     """Write what follows from the records: the newest state of assets, window rows, alert transitions."""
     if block.events:
-        states = [
-            asset_states(pl.concat([part.frame for part in parts]), domain, zones)
-            for domain, parts in block.events.items()
-        ]
+        states = [asset_states([part.frame for part in parts], domain, zones) for domain, parts in block.events.items()]
         names = _names(part for parts in block.events.values() for part in parts)
         sink.insert_whole("asset_state", coded(pa.concat_tables(states)), names)
     store_windows(block.windows, sink)
@@ -195,6 +194,18 @@ def store_snapshots(snapshots: Sequence[Snapshot], sink: Sink) -> None:
     table = pl.DataFrame(rows, schema_overrides=schema).with_columns(instants)
     names = ";".join(f"{s.origin}:{s.next_offset}:{s.taken_at}:{s.code_version}" for s in snapshots)
     sink.insert_whole("snapshots", table.to_arrow(compat_level=pl.CompatLevel.oldest()), names)
+
+
+def _in_blocks(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:
+    """Parts in groups of so many rows that an insert is worth it, and no more."""
+    group: list[Part] = []
+    for part in parts:
+        group.append(part)
+        if sum(len(one.frame) for one in group) >= _ROWS:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _names(parts: Iterable[Part]) -> str:

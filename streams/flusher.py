@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +16,10 @@ from streams.ledger import Cut, Entry, Ledger, Place
 from streams.log import logger
 from streams.settings import Settings
 from streams.tally import Tally
+from streams.tuning import give_back
+
+#: Rows of a flush after which memory is worth giving back.
+_MANY: Final = 50_000
 
 
 class Flusher:
@@ -32,7 +37,7 @@ class Flusher:
         self._flushing = asyncio.Lock()
         self._log = logger("flush")
         self.in_flight = 0
-        """Records whose rows are being stored."""
+        """Records that are cut, and whose rows are being stored."""
 
     async def flush(self, *, save: bool = False, alerts_only: bool = False) -> set[Place]:
         """Store everything processed so far, and take the snapshots that are due, or all of them with `save`.
@@ -48,11 +53,13 @@ class Flusher:
             begun: list[tuple[Place, Entry]] = []
             try:
                 chosen = [(p, entry) for p, entry in self._ledger if entry.transitions or not alerts_only]
-                cuts = [cut for place, entry in chosen if (cut := await self._cut(place, entry, save, begun))]
+                cuts = []
+                for place, entry in chosen:
+                    if cut := await self._cut(place, entry, save, begun):
+                        cuts.append(cut)
                 if not cuts:
                     await self._commit_late(save)
                     return set()
-                self.in_flight = sum(cut.records for cut in cuts)
                 again = await settle(cuts, self._effects, self._ledger, self._clock.now_ms())
             except BaseException:
                 for place, entry in begun:
@@ -66,6 +73,8 @@ class Flusher:
                 if place in again:
                     self._ledger.release(place, entry)
             self._count([cut for cut in cuts if cut.place not in again])
+            if sum(cut.records for cut in cuts) >= _MANY:
+                await asyncio.get_running_loop().run_in_executor(self._effects.blocking, give_back)
             seconds = monotonic_s() - started
             self._tally.flush_s.add(np.array([seconds]))
             self._log.debug("flushed", partitions=len(cuts), duration_ms=round(seconds * 1_000, 1))
@@ -85,6 +94,7 @@ class Flusher:
             entry.outcomes, entry.transitions, entry.passes = [], [], []
             if due:
                 entry.idle_progress, entry.snapshot_s = False, monotonic_s()
+            self.in_flight += sum(len(outcome.batch) for outcome in outcomes)
             last_offset = entry.next_offset - 1 if due else None
             chunks, state = await asyncio.get_running_loop().run_in_executor(
                 self._stages, _frozen, entry.state, last_offset

@@ -130,7 +130,7 @@ class Processing:
         return Turn(batch, entry.state, entry.condemned)
 
     async def _keep(self, entry: Entry, turn: Turn, outcomes: Sequence[Outcome]) -> None:
-        entry.outcomes += outcomes
+        entry.outcomes += [outcome.lean() for outcome in outcomes]
         entry.transitions += [(o.batch.last_offset, t) for o in outcomes for t in o.transitions]
         entry.next_offset = turn.batch.last_offset + 1
         entry.received_s = monotonic_s()

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         description="how long a fetch that brings little waits for more; up to five times as long where many do, "
         "and then for a flush that is under way",
     )
-    fetch_bytes: int = Field(4_194_304, ge=1_024, description="most bytes fetched from one partition at once")
+    fetch_bytes: int = Field(2_097_152, ge=1_024, description="most bytes fetched from one partition at once")
     disorder_s: float = Field(
         1.0,
         ge=0,

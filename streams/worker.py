@@ -49,7 +49,7 @@ from streams.zone_watch import STEP_MS, ZoneWatch
 
 _POLL_S: Final = 0.1
 #: What may be in memory before fetching stops: flushes' worth of rows, and batches' worth of records.
-_UNFLUSHED: Final = 2
+_UNFLUSHED: Final = 3
 _ARRIVED: Final = 5
 
 

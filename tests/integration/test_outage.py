@@ -48,9 +48,9 @@ _SMALL: Final[Mapping[str, Any]] = {
     "fetch_bytes": _FETCH_BYTES,
     "log_batches": "true",
 }
-#: Processed and not stored: two flushes, the five batches that had arrived by then, and one more of each topic, which
+#: Processed and not stored: three flushes, the five batches that had arrived by then, and one more of each topic, which
 #: its last block may make twice as large.
-_PROCESSED: Final = 2 * _FLUSH_ROWS + (5 + 2 * len(DOMAINS)) * _BATCH_RECORDS
+_PROCESSED: Final = 3 * _FLUSH_ROWS + (5 + 2 * len(DOMAINS)) * _BATCH_RECORDS
 #: Fetched and not processed: of each topic four batches that Faust keeps, one before them and one behind.
 _FETCHED: Final = 6 * len(DOMAINS) * _BATCH_RECORDS
 #: What a record takes in memory at most, in whatever form, and what Python keeps of what it has been given.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
+import numpy as np
 import polars as pl
 import pytest
 
-from processors.duplicates import STAGE, Seen, drop_duplicates, identities
+from processors.duplicates import STAGE, Hashes, Seen, drop_duplicates, identities
 from schemas.rejects import Reason
 
 Pair = tuple[str, str]
@@ -92,3 +93,21 @@ def test_no_rows_change_nothing() -> None:
     seen = Seen()
     assert kept([], seen) == []
     assert not seen.open
+
+
+def test_hashes_are_a_set() -> None:
+    """However they are added: what is in it, how many they are, and when two are equal."""
+    rng = np.random.default_rng(7)
+    hashes, model, cuts = Hashes(), set[int](), (1, 1, 40, 3, 500, 499, 2, 60, 1, 1)
+    for count in cuts:
+        some = np.unique(rng.integers(0, 3_000, count).astype(np.uint64) << np.uint64(50))
+        assert hashes.have(some).tolist() == [value in model for value in some.tolist()]
+        new = some[~hashes.have(some)]
+        hashes.add(new)
+        model |= set(new.tolist())
+        assert len(hashes) == len(model)
+    every = np.arange(3_000, dtype=np.uint64) << np.uint64(50)
+    assert every[hashes.have(every)].tolist() == sorted(model)
+    assert hashes == Hashes(np.array([*model, *model], np.uint64))
+    assert hashes != Hashes(np.array(sorted(model)[1:], np.uint64))
+    assert not Hashes()

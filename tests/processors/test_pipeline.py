@@ -124,6 +124,16 @@ def test_every_record_is_in_exactly_one_frame() -> None:
     assert outcome.events["domain"].unique().to_list() == ["sensor"]
 
 
+def test_records_are_let_go_where_none_was_refused() -> None:
+    """What waits to be stored does not hold what was fetched; a refused record is kept for its dead letter."""
+    good = Ran([batch(encoded("sensor", events(3)), first_offset=70)], reference()).outcomes[0]
+    assert list(good.lean().batch.pieces) == []
+    assert good.lean().batch.offsets.tolist() == [70, 71, 72]
+    assert good.lean().events is good.events
+    bad = Ran([batch([*encoded("sensor", events(1)), b"nothing"], first_offset=70)], reference()).outcomes[0]
+    assert bad.lean().batch.original(1)[1] == b"nothing"
+
+
 def test_a_record_that_is_too_large_is_refused_unread() -> None:
     """Whatever its bytes are, its reason is its size, the detail names the limit, and its neighbours are untouched."""
     good = encoded("sensor", events(2))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from processors import snapshot
+from processors.duplicates import Hashes
 from processors.pipeline import CODE_VERSION, PartitionState, Reference, advance, take_window_rows
 from processors.rebuild import reopen
 from processors.snapshot import SnapshotError, freeze, thaw
@@ -177,7 +178,7 @@ def test_what_comes_back() -> None:
     back = thawed.state
     assert (back.watermark_ms, back.passed_ms) == (RECEIVED_MS - MINUTE, RECEIVED_MS + 19 * MINUTE)
     assert back.clock_ms == state.clock_ms
-    assert (back.chunk, back.closed, back.seen.open, back.seen.previous) == (None, [], set(), set())
+    assert (back.chunk, back.closed, back.seen.open, back.seen.previous) == (None, [], Hashes(), Hashes())
     for part in ("detectors", "alerts", "held", "refusals"):
         assert getattr(back, part).snapshot() == getattr(state, part).snapshot(), part
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -49,7 +50,7 @@ def tables(found: Ran, domain: Domain = "sensor") -> dict[date, pa.Table]:
 def state_table(values: list[dict[str, Any]], domain: Domain = "sensor") -> pa.Table:
     found = ran(values, domain)
     frame = placed(found.outcomes[0].events, ORIGIN, VERSIONS)
-    return asset_states(frame, domain, ZoneMaps(found.shared.locator.sets))
+    return asset_states([frame], domain, ZoneMaps(found.shared.locator.sets))
 
 
 def states(values: list[dict[str, Any]], domain: Domain = "sensor") -> list[dict[str, Any]]:
@@ -270,3 +271,21 @@ def test_events_of_a_large_batch_keep_their_order() -> None:
         offsets: list[Any] = table["offset"].to_pylist()
         assert offsets == sorted(offsets)
         assert len(offsets) == 25
+
+
+def test_of_many_batches_each_asset_has_one_state() -> None:
+    """The newest wherever it stands; of one instant the last that arrived. Batches without any are none."""
+    rng = random.Random(5)
+    places = [(rng.randrange(6), RECEIVED_MS - HOUR + rng.randrange(40) * 1_000) for _ in range(120)]
+    values = [
+        event(event_id=str(n), asset_id=f"bin-{asset:05}", observed_at=at, fill_level=n / 1_000)
+        for n, (asset, at) in enumerate(places)
+    ]
+    frames = [placed(ran(values[n : n + 9]).outcomes[0].events, ORIGIN, VERSIONS) for n in range(0, len(values), 9)]
+    # As they were read: each run above begins at offset 0.
+    frames = [f.with_columns(pl.col("offset") + 9 * n) for n, f in enumerate(frames)]
+    last = {f"bin-{asset:05}": n for n, (asset, _) in sorted(enumerate(places), key=lambda p: p[1][1])}
+    table = asset_states([*frames, frames[0].clear()], "sensor", ZoneMaps(reference(city(), town()).locator.sets))
+    found = {row["asset_id"]: dict(row["measures"])["fill_level"] for row in table.to_pylist()}
+    assert found == {name: n / 1_000 for name, n in last.items()}
+    assert table.num_rows == len(found) == 6

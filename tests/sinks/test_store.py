@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from processors.pipeline import ChunkRows
 from schemas.contracts import Domain, contract
-from sinks.clickhouse import Sink
+from sinks.clickhouse import Refused, Sink
 from sinks.rows import Origin, ZoneMaps, version_of
 from sinks.store import (
     Block,
@@ -308,6 +309,24 @@ def test_the_state_of_an_asset_is_its_newest_by_event_time(clickhouse: Sink) -> 
         one = event(event_id=str(number), observed_at=RECEIVED_MS - HOUR + shift, fill_level=level)
         write(Ran([batch_of([one], first_offset=number)], reference()), clickhouse)
     assert clickhouse.rows("SELECT measures['fill_level'] FROM asset_state FINAL") == [(0.7,)]
+
+
+def test_many_events_are_several_inserts(clickhouse: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is much larger than is good for memory, and together they are all, once, however often they are written."""
+    monkeypatch.setattr("sinks.store._ROWS", 5)
+    inserted: list[int] = []
+
+    class Noting(Sink):
+        def insert(self, table: str, rows: pa.Table, names: str) -> tuple[Refused, ...]:
+            inserted.append(rows.num_rows)
+            return super().insert(table, rows, names)
+
+    values = events(20)
+    ran = Ran([batch_of(values[n : n + 3], first_offset=n) for n in range(0, 20, 3)], reference())
+    for _ in range(2):
+        write(ran, Noting(clickhouse.client, clickhouse.url))
+    assert inserted == [6, 6, 6, 2] * 2
+    assert sorted(clickhouse.rows("SELECT offset FROM events_sensor")) == [(n,) for n in range(20)]
 
 
 def transition(sequence: int, state: str, at_ms: int, **changes: Any) -> dict[str, Any]:

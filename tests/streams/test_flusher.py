@@ -329,12 +329,34 @@ def test_what_is_refused_waits_as_well(world: World) -> None:
     world.log[SENSOR] = batch([same] * 50)
 
     async def story(one: Life) -> None:
-        for number in range(2):
+        for number in range(3):
             assert not one.worker._is_full(), number
             assert await one.read(SENSOR, 10)
-        assert one.entry(SENSOR).waiting == 20
+        assert one.entry(SENSOR).waiting == 30
         assert one.worker._is_full()
         await one.flush()
         assert not one.worker._is_full()
 
     lived(world, story, flush_rows=10, chunk_records=65_536)
+
+
+def test_what_is_cut_counts_while_others_are_still_to_be_cut(world: World) -> None:
+    """A cut waits for the batch under way; what is cut meanwhile is in memory as before, and stops fetching as well."""
+
+    async def story(one: Life) -> None:
+        await one.read(SENSOR, 10)
+        await one.read(LAMPS, 10)
+        last = [place for place, _ in one.worker.ledger][-1]
+        async with one.entry(last).lock:
+            flushing = asyncio.create_task(one.worker.flush())
+            async with asyncio.timeout(10):
+                while not one.worker._flusher.in_flight:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0.005)
+            assert 0 < one.worker.ledger.waiting < 19
+            assert one.worker.ledger.waiting + one.worker._flusher.in_flight == 19
+            assert one.worker._is_full()
+        await flushing
+        assert one.worker._flusher.in_flight == 0
+        assert not one.worker._is_full()
+
+    lived(world, story, flush_rows=6)
