@@ -97,7 +97,8 @@ Piece = Rows | Block | Excerpt
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Records of one partition in offset order. `pieces` hold as many as there are offsets, at least 1.
+    """Records of one partition in offset order. `pieces` hold as many as there are offsets, at least 1, or nothing
+    where the records themselves have been let go.
 
     `offsets` are strictly increasing (compaction and transactions leave gaps). `received_ms` is the broker's time in
     milliseconds since 1970.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -197,15 +198,15 @@ def store_snapshots(snapshots: Sequence[Snapshot], sink: Sink) -> None:
 
 
 def _in_blocks(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:
-    """Parts in groups of so many rows that an insert is worth it, and no more."""
-    group: list[Part] = []
-    for part in parts:
-        group.append(part)
-        if sum(len(one.frame) for one in group) >= _ROWS:
-            yield group
-            group = []
-    if group:
-        yield group
+    """Parts in groups of about so many rows, however large the last part is: of few rows that are all bad, the sink
+    would believe that the table is at fault."""
+    ends = np.cumsum([len(part.frame) for part in parts])
+    first, count = 0, max(round(int(ends[-1]) / _ROWS), 1)
+    for number in range(1, count + 1):
+        after = int(np.searchsorted(ends, ends[-1] * number / count)) + 1
+        if after > first:
+            yield parts[first:after]
+        first = after
 
 
 def _names(parts: Iterable[Part]) -> str:

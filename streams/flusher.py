@@ -48,37 +48,42 @@ class Flusher:
         has taken the place of such a one meanwhile is another owner's, and stays.
         """
         async with self._flushing:
-            started = monotonic_s()
-            # What is cut is nowhere else until it is settled.
-            begun: list[tuple[Place, Entry]] = []
-            try:
-                chosen = [(p, entry) for p, entry in self._ledger if entry.transitions or not alerts_only]
-                cuts = []
-                for place, entry in chosen:
-                    if cut := await self._cut(place, entry, save, begun):
-                        cuts.append(cut)
-                if not cuts:
-                    await self._commit_late(save)
-                    return set()
-                again = await settle(cuts, self._effects, self._ledger, self._clock.now_ms())
-            except BaseException:
-                for place, entry in begun:
-                    self._ledger.release(place, entry)
-                raise
-            finally:
-                self.in_flight = 0
-                for _, entry in begun:
-                    entry.in_flight = False
+            again, records = await self._flush(save, alerts_only)
+        if records >= _MANY:
+            asyncio.get_running_loop().run_in_executor(self._stages, give_back)
+        return again
+
+    async def _flush(self, save: bool, alerts_only: bool) -> tuple[set[Place], int]:
+        """Flush. Returns the places to take up again, and how many records were flushed."""
+        started = monotonic_s()
+        # What is cut is nowhere else until it is settled.
+        begun: list[tuple[Place, Entry]] = []
+        try:
+            chosen = [(p, entry) for p, entry in self._ledger if entry.transitions or not alerts_only]
+            cuts = []
+            for place, entry in chosen:
+                if cut := await self._cut(place, entry, save, begun):
+                    cuts.append(cut)
+            if not cuts:
+                await self._commit_late(save)
+                return set(), 0
+            again = await settle(cuts, self._effects, self._ledger, self._clock.now_ms())
+        except BaseException:
             for place, entry in begun:
-                if place in again:
-                    self._ledger.release(place, entry)
-            self._count([cut for cut in cuts if cut.place not in again])
-            if sum(cut.records for cut in cuts) >= _MANY:
-                await asyncio.get_running_loop().run_in_executor(self._effects.blocking, give_back)
-            seconds = monotonic_s() - started
-            self._tally.flush_s.add(np.array([seconds]))
-            self._log.debug("flushed", partitions=len(cuts), duration_ms=round(seconds * 1_000, 1))
-            return again
+                self._ledger.release(place, entry)
+            raise
+        finally:
+            self.in_flight = 0
+            for _, entry in begun:
+                entry.in_flight = False
+        for place, entry in begun:
+            if place in again:
+                self._ledger.release(place, entry)
+        self._count([cut for cut in cuts if cut.place not in again])
+        seconds = monotonic_s() - started
+        self._tally.flush_s.add(np.array([seconds]))
+        self._log.debug("flushed", partitions=len(cuts), duration_ms=round(seconds * 1_000, 1))
+        return again, sum(cut.records for cut in cuts)
 
     async def _cut(self, place: Place, entry: Entry, save: bool, begun: list[tuple[Place, Entry]]) -> Cut | None:
         due = save or monotonic_s() - entry.snapshot_s >= self._settings.snapshot_interval_s
