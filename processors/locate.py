@@ -204,11 +204,16 @@ class Locator:
             for name in ("longitude", "latitude")
         )
         self._metres = pyproj.Transformer.from_crs(4326, 2154, always_xy=True)
-        self._nearest = [self._asset_tree(p.territory) for p in self._places]
+        self._trees: dict[int, shapely.STRtree] = {}
 
-    def _asset_tree(self, territory: Territory) -> shapely.STRtree:
-        x, y = self._metres.transform(territory.assets["longitude"].to_numpy(), territory.assets["latitude"].to_numpy())
-        return shapely.STRtree(shapely.points(x, y))
+    def _tree(self, index: int) -> shapely.STRtree:
+        """The assets of a territory by their position, which reports alone ask for: made when the first one does."""
+        with self._lock:
+            if index not in self._trees:
+                assets = self._places[index].territory.assets
+                x, y = self._metres.transform(assets["longitude"].to_numpy(), assets["latitude"].to_numpy())
+                self._trees[index] = shapely.STRtree(shapely.points(x, y))
+            return self._trees[index]
 
     def locate(self, frame: pl.DataFrame, domain: Domain) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Give every row a position, its quality and its zones. Returns (events, rejects).
@@ -309,7 +314,7 @@ class Locator:
         self, frame: pl.DataFrame, index: int, rows: Ints, radius: float, names: list[Any], metres: list[Any]
     ) -> None:
         x, y = self._metres.transform(frame["longitude"].to_numpy()[rows], frame["latitude"].to_numpy()[rows])
-        (asked, asset), distance = self._nearest[index].query_nearest(
+        (asked, asset), distance = self._tree(index).query_nearest(
             shapely.points(x, y), max_distance=radius, return_distance=True, all_matches=False
         )
         ids = self._places[index].territory.assets["asset_id"]

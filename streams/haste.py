@@ -52,20 +52,16 @@ class Haste:
             entry.coming_s = min(entry.coming_s, coming_s) if first_ms == entry.coming_ms else coming_s
         entry.coming_ms = first_ms
 
-    def next_s(self, topic: str | None = None) -> float | None:
-        """In how many seconds the next alert is expected of a topic, or of any; None where none is."""
+    def most_s(self, topic: str | None = None) -> float:
+        """How long small batches of a topic may wait for company at most; without one, of any topic."""
         now_s = monotonic_s()
         expected = [
             entry.coming_s - now_s
             for place, entry in self._ledger
             if entry.coming_ms is not None and topic in (None, place.topic)
         ]
-        return min((seconds for seconds in expected if seconds > -_OVER_S), default=None)
-
-    def most_s(self, topic: str | None = None) -> float:
-        """How long small batches of a topic may wait for company at most; without one, of any topic."""
-        soon_s = self.next_s(topic)
-        return self.lingering_s if soon_s is None else max(soon_s + _AFTER_S, _BETWEEN_S)
+        near = [seconds for seconds in expected if seconds > -_OVER_S]
+        return max(min(near) + _AFTER_S, _BETWEEN_S) if near else self.lingering_s
 
     @property
     def pause_s(self) -> float:

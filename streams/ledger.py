@@ -232,10 +232,5 @@ class Ledger:
         return sum(entry.waiting for entry in self._entries.values())
 
     @property
-    def has_alerts(self) -> bool:
-        """Whether alerts wait to be told."""
-        return any(entry.transitions for entry in self._entries.values())
-
-    @property
     def dirty(self) -> bool:
         return any(entry.dirty for entry in self._entries.values())

@@ -18,12 +18,6 @@ _URGENT_S: Final = 0.02
 _STORM_S: Final = 0.05
 #: How long a flush waits at most for records that have arrived to be processed.
 _GATHER_S: Final = 0.25
-#: A flush of everything takes so long on a core that has more to do. It lets alerts go first that have been raised, or
-#: are expected while it would be under way, for half an interval and so long at most.
-_FLUSH_S: Final = 0.3
-_FIRST_S: Final = 0.5
-#: What raises an alert is fetched and processed so long after it is expected.
-_LATE_S: Final = 0.1
 #: Between two flushes, where each takes longer than the interval: the event loop belongs to others too.
 _PAUSE_S: Final = 0.1
 
@@ -49,49 +43,29 @@ class Rhythm:
         self.wake = asyncio.Event()
         self.moved = asyncio.Event()
 
-    @property
-    def _first_s(self) -> float:
-        """How much later everything is flushed where alerts go first."""
-        return min(_FIRST_S, self._settings.flush_interval_s / 2)
-
     async def run(self) -> None:
         """Flush, for ever."""
         ended_s = monotonic_s()
         due_s = ended_s + self._settings.flush_interval_s
         while True:
-            is_woken = await self._is_woken(due_s)
-            woke_s = monotonic_s()
+            is_woken = await wait(self.wake, max(due_s - monotonic_s(), _PAUSE_S))
+            # Alerts do not wait for the others' turn, and do not put it off.
+            alerts_only = (now_s := monotonic_s()) < due_s and self._ledger.waiting < self._settings.flush_rows
+            if not alerts_only:
+                # From one beginning to the next: how long a flush takes is no reason to begin the next one later.
+                due_s = now_s + self._settings.flush_interval_s
             if is_woken:
-                await asyncio.sleep(max(_URGENT_S, ended_s + _STORM_S - woke_s))
+                await asyncio.sleep(max(_URGENT_S, ended_s + _STORM_S - now_s))
             else:
                 await self.gather()
-            # Alerts do not wait for the others' turn, nor go with it, and do not put it off for long.
-            has_alerts, is_full = self._ledger.has_alerts, self._ledger.waiting >= self._settings.flush_rows
-            is_due = is_full or woke_s >= due_s + (self._first_s if has_alerts else 0.0)
-            if is_due:
-                # From one beginning to the next: how long a flush takes is no reason to begin the next one later.
-                due_s = woke_s + self._settings.flush_interval_s
             self.wake.clear()
             if self._custody.is_open:
                 self._is_still.clear()
                 try:
-                    if not is_due or (has_alerts and not is_full):
-                        await whole(self._flush(True))
-                    # Partitions may have been taken from us meanwhile.
-                    if is_due and self._custody.is_open:
-                        await whole(self._flush(False))
+                    await whole(self._flush(alerts_only))
                 finally:
                     self._is_still.set()
                 ended_s = monotonic_s()
-
-    async def _is_woken(self, due_s: float) -> bool:
-        """Wait until a flush is due, or a little longer for an alert that is expected. Whether one was asked for."""
-        if await wait(self.wake, max(due_s - monotonic_s(), _PAUSE_S)):
-            return True
-        soon_s, left_s = self._custody.haste.next_s(), due_s + self._first_s - monotonic_s()
-        if soon_s is None or soon_s > min(left_s, _FLUSH_S):
-            return False
-        return await wait(self.wake, min(soon_s + _LATE_S, left_s))
 
     async def gather(self) -> None:
         """Have what has arrived processed, so that it need not wait for the next flush: nobody lingers meanwhile."""
