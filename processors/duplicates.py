@@ -46,8 +46,6 @@ class Hashes:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Hashes) and np.array_equal(self._sorted(), other._sorted())
 
-    __hash__ = None  # type: ignore[assignment]
-
     def _sorted(self) -> Ids:
         return np.sort(np.concatenate((np.empty(0, np.uint64), *self._runs)))
 

@@ -95,11 +95,11 @@ class Flusher:
                 return None
             begun.append((place, entry))
             entry.in_flight = True
+            self.in_flight += entry.waiting
             outcomes, transitions, passes = tuple(entry.outcomes), tuple(entry.transitions), tuple(entry.passes)
             entry.outcomes, entry.transitions, entry.passes = [], [], []
             if due:
                 entry.idle_progress, entry.snapshot_s = False, monotonic_s()
-            self.in_flight += sum(len(outcome.batch) for outcome in outcomes)
             last_offset = entry.next_offset - 1 if due else None
             chunks, state = await asyncio.get_running_loop().run_in_executor(
                 self._stages, _frozen, entry.state, last_offset

@@ -360,3 +360,23 @@ def test_what_is_cut_counts_while_others_are_still_to_be_cut(world: World) -> No
         assert not one.worker._is_full()
 
     lived(world, story, flush_rows=6)
+
+
+def test_what_waits_does_not_hold_what_was_fetched(world: World) -> None:
+    """Records that became events are let go when they are processed, and a large flush gives memory back behind it."""
+
+    async def story(one: Life) -> None:
+        await one.read(SENSOR, 10)
+        waiting = one.entry(SENSOR).outcomes
+        assert sum(len(outcome.events) for outcome in waiting) > 0
+        assert all(len(outcome.refused) or not outcome.batch.pieces for outcome in waiting)
+        await one.flush()
+        await one.read(SENSOR, 3)
+        await one.flush()
+
+    given: list[None] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("streams.flusher._MANY", 10)
+        patched.setattr("streams.flusher.give_back", lambda: given.append(None))
+        lived(world, story)
+    assert len(given) == 1, "behind the large one, and not behind the small one"
