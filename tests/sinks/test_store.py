@@ -327,6 +327,9 @@ def test_many_events_are_several_inserts(clickhouse: Sink, monkeypatch: pytest.M
     for _ in range(2):
         write(ran, Noting(clickhouse.client, clickhouse.url))
     assert inserted == [6, 6, 3, 5] * 2
+    monkeypatch.setattr("sinks.store._ROWS", 14)
+    write(ran, Noting(clickhouse.client, clickhouse.url))
+    assert inserted[8:] == [20], "what is little more stays one"
     assert sorted(clickhouse.rows("SELECT offset FROM events_sensor")) == [(n,) for n in range(20)]
 
 
