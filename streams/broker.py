@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import (
     Consumer,
@@ -22,7 +24,19 @@ from streams.clock import monotonic_s, sleep_s
 from streams.ledger import Place
 from streams.settings import Settings
 
+T = TypeVar("T")
+
 _TIMEOUT_S: Final = 10.0
+#: How long a flush asks whether topics are still the same.
+_SHORT_TIMEOUT_S: Final = 1.0
+#: What brokers answer while they learn of a topic, or of each other.
+_SETTLING: Final = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+    }
+)
 _DAY_MS: Final = 86_400_000
 #: How librdkafka names the cluster of its own broker.
 _IN_PROCESS: Final = "mockCluster"
@@ -124,15 +138,22 @@ def create_topics(settings: Settings) -> list[str]:
 
 def without_broker_time(settings: Settings) -> list[str]:
     """Raw topics that do not carry the broker's time, which lateness and the clock checks rely on."""
+    try:
+        return _when_settled(lambda: _without_broker_time(AdminClient(client_config(settings))))
+    except KafkaException as error:
+        raise BrokerError(f"Kafka would not describe its topics: {reason(error)}") from error
+
+
+def _when_settled(ask: Callable[[], T]) -> T:
+    """The answer once brokers agree on what is asked for; not all know of a new topic, or a new leader, at once."""
     until = monotonic_s() + _TIMEOUT_S
     while True:
         try:
-            return _without_broker_time(AdminClient(client_config(settings)))
+            return ask()
         except KafkaException as error:
-            # Not every broker of a cluster knows of a topic at once.
-            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART or monotonic_s() > until:
-                raise BrokerError(f"Kafka would not describe its topics: {reason(error)}") from error
-            sleep_s(0.2)
+            if error.args[0].code() not in _SETTLING or monotonic_s() > until:
+                raise
+            sleep_s(0.1)
 
 
 def _without_broker_time(admin: AdminClient) -> list[str]:
@@ -151,7 +172,7 @@ def end_offsets(settings: Settings) -> dict[Place, tuple[int, int]]:
     try:
         found = consumer.list_topics(timeout=_TIMEOUT_S).topics
         return {
-            Place(name, partition): consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=_TIMEOUT_S)
+            Place(name, partition): _when_settled(partial(_bounds, consumer, TopicPartition(name, partition)))
             for name in RAW_TOPICS.values()
             if name in found
             for partition in found[name].partitions
@@ -160,6 +181,11 @@ def end_offsets(settings: Settings) -> dict[Place, tuple[int, int]]:
         raise BrokerAwayError(f"Kafka would not tell its offsets: {reason(error)}") from error
     finally:
         consumer.close()
+
+
+def _bounds(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+    first, end = consumer.get_watermark_offsets(partition, timeout=_TIMEOUT_S)
+    return first, end
 
 
 def committed_offset(settings: Settings, place: Place) -> int | None:
@@ -213,6 +239,28 @@ def topic_ids(settings: Settings) -> dict[str, str]:
         told = reason(error) if isinstance(error, KafkaException) else "no answer in time"
         raise BrokerAwayError(f"Kafka would not tell the ids of its topics: {told}") from error
     return {name: str(given) if given is not None else "" for name, given in ids.items()}
+
+
+class TopicIds:
+    """Asks for the ids of topics again and again, over one connection."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._admin: AdminClient | None = None
+
+    async def ask(self, names: Collection[str]) -> dict[str, str]:
+        """The ids of these topics, by name: of those that are there, and that Kafka tells within a second.
+
+        Only for topics that have ids: see `topic_ids`.
+        """
+        if not names:
+            return {}
+        if self._admin is None:
+            self._admin = AdminClient(client_config(self._settings))
+        described = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_SHORT_TIMEOUT_S)
+        told = await asyncio.gather(*map(asyncio.wrap_future, described.values()), return_exceptions=True)
+        pairs = zip(described, told, strict=True)
+        return {name: str(one.topic_id) for name, one in pairs if not isinstance(one, BaseException)}
 
 
 def reason(error: KafkaException) -> str:

@@ -9,7 +9,7 @@ the same. Snapshots and commits are made where a cut brings a frozen state, ever
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
@@ -39,6 +39,7 @@ from sinks.store import (
 from sinks.stored import terms
 from streams.clock import instant
 from streams.ledger import Cut, Ledger, Place
+from streams.log import logger
 
 #: The stage that a record is refused at when ClickHouse will not take its row.
 STAGE: Final = "sink"
@@ -61,7 +62,7 @@ class Effects:
 
     `sink` gives the sink for one flush. `produce` returns once every message is confirmed by the broker, and raises
     when one is not. `commit` returns False when Kafka did not take the offsets: they are advice to tools that show lag,
-    the snapshots are the truth.
+    the snapshots are the truth. `topic_ids` gives the ids that topics have now, of those that Kafka tells in time.
     """
 
     sink: Callable[[], Sink]
@@ -71,18 +72,24 @@ class Effects:
     owner: str
     produce: Callable[[Sequence[Message]], Awaitable[None]]
     commit: Callable[[Mapping[Place, int]], Awaitable[bool]]
+    topic_ids: Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
 
 
 async def settle(cuts: Sequence[Cut], effects: Effects, ledger: Ledger, now_ms: int) -> set[Place]:
     """Make the cuts durable, in the order above.
 
     Returns places that must be taken up again from their last snapshots, because nothing that follows from their cuts
-    was done: ClickHouse refused rows of them, which are rejects now, or somebody has claimed them since.
+    was done: ClickHouse refused rows of them, which are rejects now, somebody has claimed them since, or their topic
+    was created anew.
     """
     loop, sink = asyncio.get_running_loop(), effects.sink()
-    lost = await loop.run_in_executor(effects.blocking, _lost, cuts, sink)
+    claimed, replaced = await asyncio.gather(
+        loop.run_in_executor(effects.blocking, _claimed, cuts, sink), _replaced(cuts, effects)
+    )
+    lost = claimed | replaced
     cuts = [cut for cut in cuts if cut.place not in lost]
     refused = await loop.run_in_executor(effects.blocking, _store_records, cuts, effects, sink)
+    _tell(claimed, replaced, {Place(event.topic, event.partition) for event in refused})
     again = {Place(event.topic, event.partition) for event in refused} | lost
     cuts = [cut for cut in cuts if cut.place not in again]
     await loop.run_in_executor(effects.blocking, _store_derived, cuts, effects, sink)
@@ -103,7 +110,29 @@ async def commit(offsets: Mapping[Place, int], effects: Effects, ledger: Ledger)
                 entry.committed = offset
 
 
-def _lost(cuts: Sequence[Cut], sink: Sink) -> set[Place]:
+def _tell(claimed: Set[Place], replaced: Set[Place], refused: Set[Place]) -> None:
+    """Log why partitions are taken up again."""
+    log = logger("flush")
+    for place in claimed:
+        log.warning("another worker has claimed it since", topic=place.topic, partition=place.partition)
+    for place in replaced:
+        log.warning("the topic was created anew", topic=place.topic, partition=place.partition)
+    for place in refused:
+        log.error("ClickHouse refused rows: stored as rejects", topic=place.topic, partition=place.partition)
+
+
+async def _replaced(cuts: Sequence[Cut], effects: Effects) -> set[Place]:
+    """Places whose topic is another than it was when they were taken over.
+
+    A client asks for records by the name of the topic: where a new log has grown beyond the offset that was reached in
+    the old one, it goes on in the new one as if nothing had happened. What was fetched before this question and is of
+    a topic that has the same id now cannot be of another. A broker that is away tells nothing, and gives nothing new.
+    """
+    ids = await effects.topic_ids({cut.place.topic for cut in cuts if cut.origin.epoch})
+    return {cut.place for cut in cuts if ids.get(cut.place.topic, cut.origin.epoch) != cut.origin.epoch}
+
+
+def _claimed(cuts: Sequence[Cut], sink: Sink) -> set[Place]:
     """Places that somebody else has claimed. A worker that was stopped for a while finds out here before it tells."""
     known = terms([cut.origin for cut in cuts], sink)
     return {cut.place for cut in cuts if known[cut.place.topic, cut.place.partition] > cut.origin.term}

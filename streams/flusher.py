@@ -43,9 +43,9 @@ class Flusher:
         """Store everything processed so far, and take the snapshots that are due, or all of them with `save`.
 
         With `alerts_only` partitions that have no alert to tell are left for another time.
-        Returns places that must be taken up again from their snapshots: ClickHouse refused rows of them. Entries whose
-        flush did not come to its end are released from the ledger, because what was cut is lost to them; an entry that
-        has taken the place of such a one meanwhile is another owner's, and stays.
+        Returns places that must be taken up again from their snapshots, as `settle` says. Entries whose flush did not
+        come to its end are released from the ledger, because what was cut is lost to them; an entry that has taken the
+        place of such a one meanwhile is another owner's, and stays.
         """
         async with self._flushing:
             again, records = await self._flush(save, alerts_only)

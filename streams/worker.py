@@ -24,6 +24,7 @@ from schemas.registry import Writers
 from sinks.clickhouse import Sink, SinkAwayError
 from sinks.rows import ZoneMaps
 from streams import app as faust_app
+from streams import broker
 from streams.clock import Clock, monotonic_s
 from streams.custody import Custody
 from streams.failures import NotDrainedError
@@ -97,6 +98,7 @@ class Worker:
             owner=owner,
             produce=self._produce,
             commit=self._commit,
+            topic_ids=broker.TopicIds(settings).ask,
         )
         self._passing = Passing(
             settings, clock, self.reference, self.ledger, self.custody, self._stages, self._rhythm.wake
@@ -292,8 +294,7 @@ class Worker:
 
     async def flush(self, *, save: bool = False, alerts_only: bool = False) -> None:
         """Make everything durable that has been processed so far, or what partitions have that have alerts to tell."""
-        for place in await self._flusher.flush(save=save, alerts_only=alerts_only):
-            self.log.error("ClickHouse refused rows: stored as rejects", topic=place.topic, partition=place.partition)
+        if await self._flusher.flush(save=save, alerts_only=alerts_only):
             self.custody.look_again()
         self._rhythm.moved.set()
 

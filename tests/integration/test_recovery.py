@@ -278,30 +278,33 @@ def test_what_a_killed_worker_had_begun_comes_late(disturbed: World, setting: Se
 # --- topics created anew
 
 
-@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize("how", ["ended", "running", "held"])
 def test_topics_created_anew(
-    running: bool, kafka: Kafka, shared_gateway: Gateway, load_folder: Path, tmp_path: Path
+    how: str, kafka: Kafka, shared_gateway: Gateway, load_folder: Path, tmp_path: Path
 ) -> None:
     """Offsets begin again and are told apart from the old ones: all of both logs is there, once; under a running worker
-    too. The new topics are longer than the old ones, or shorter."""
+    too, and under one that comes to itself when the new topics are longer than the old ones (others are shorter)."""
     shorter = {RAW_TOPICS["roadway"], RAW_TOPICS["report"]}
     first, second = records(10), records(20, seed=32)
     second = [one for number, one in enumerate(second) if number < len(second) // 4 or one.topic not in shorter]
-    group = f"anew_{'running' if running else 'stopped'}"
-    with world(group, kafka.bootstrap, shared_gateway.url, load_folder, tmp_path, _SETTINGS) as made:
+    with world(f"anew_{how}", kafka.bootstrap, shared_gateway.url, load_folder, tmp_path, _SETTINGS) as made:
         old = made.epochs()
         send(first, kafka.bootstrap)
         with made.worker() as worker:
             made.wait_until_caught_up(worker)
             old_ends = made.ends()
-            if not running:
+            if how == "ended":
                 stopped(worker)
+            elif how == "held":
+                worker.interrupt(signal.SIGSTOP)
             recreate(made)
             send(second, kafka.bootstrap)
-            if running:
+            if how == "held":
+                worker.interrupt(signal.SIGCONT)
+            if how != "ended":
                 made.wait_until_caught_up(worker)
                 stopped(worker)
-        if not running:
+        if how == "ended":
             made.work_off(**_FAST)
         new = made.epochs()
         positions = made.rows(

@@ -281,6 +281,7 @@ def offer(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     if world.sink.rows("SELECT count() FROM owners WHERE epoch IN {e:Array(String)}", {"e": epochs}) == [(0,)]:
         world.sink.command("TRUNCATE TABLE alert_transitions")
     monkeypatch.setattr(broker, "topic_ids", lambda settings: dict(world.epochs))
+    monkeypatch.setattr(broker, "TopicIds", lambda settings: SimpleNamespace(ask=world.ids))
     monkeypatch.setattr(broker, "end_offsets", lambda settings: world.bounds())
     monkeypatch.setattr(broker, "committed_offset", lambda settings, place: world.committed.get(place))
     monkeypatch.setattr(broker, "first_offset_from", lambda settings, place, offset: world.next_record(place, offset))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,6 +41,7 @@ class World:
     sink: Sink
     fails: str | None = None
     ours: bool = True
+    ids: Mapping[str, str] = field(default_factory=dict)
     journal: list[str] = field(default_factory=list)
     produced: list[Message] = field(default_factory=list)
     committed: list[dict[Place, int]] = field(default_factory=list)
@@ -67,12 +68,22 @@ class World:
         self.committed.append(dict(offsets))
         return self.ours
 
+    async def topic_ids(self, names: Collection[str]) -> dict[str, str]:
+        return {name: self.ids[name] for name in names if name in self.ids}
+
     def settle(self, cuts: Sequence[Cut], zones: ZoneMaps) -> set[Place]:
         sink = replace(self.sink, client=self)
         with ThreadPoolExecutor(1) as blocking:
             effects = Effects(
-                lambda: sink, zones, {CITY: "c-1"}, blocking, "worker-1", self.produce, self.commit
-            )  # fmt: skip
+                sink=lambda: sink,
+                zones=zones,
+                territory_versions={CITY: "c-1"},
+                blocking=blocking,
+                owner="worker-1",
+                produce=self.produce,
+                commit=self.commit,
+                topic_ids=self.topic_ids,
+            )
             return asyncio.run(settle(cuts, effects, self.ledger, NOW_MS))
 
     def count(self, table: str) -> int:
@@ -294,6 +305,19 @@ def test_a_partition_that_somebody_has_claimed_since_is_left_to_them(world: Worl
     assert {*world.journal} == ({"produce"} if lost else {*world.journal} | {"events_sensor", "snapshots", "commit"})
     assert (world.produced == []) is bool(lost)
     assert work.offsets == ((100, 100, None) if lost else (105, 105, 105))
+
+
+@pytest.mark.parametrize(
+    ("now", "replaced"), [(ORIGIN.epoch, set()), ("another", {PLACE}), (None, set())], ids=["same", "anew", "unknown"]
+)
+def test_what_may_be_of_another_topic_is_not_stored(world: World, now: str | None, replaced: set[Place]) -> None:
+    """Where a new topic has grown beyond what was read of the old one, reading goes on in it without a sign."""
+    work = Work(world)
+    world.ids = {} if now is None else {PLACE.topic: now}
+    assert work.settle() == replaced
+    assert world.count("events_sensor") == (0 if replaced else 3)
+    assert (world.produced == []) is bool(replaced)
+    assert work.offsets == ((100, 100, None) if replaced else (105, 105, 105))
 
 
 def test_what_is_stored_already_is_told_again_and_not_stored_again(world: World) -> None:

@@ -99,7 +99,7 @@ def test_an_owner_that_is_stale_overwrites_nothing(world: World, monkeypatch: py
                 return False
 
             stale.kafka.commit_offsets = refused
-            monkeypatch.setattr(flush, "_lost", lambda cuts, sink: set())
+            monkeypatch.setattr(flush, "_claimed", lambda cuts, sink: set())
             await flush.settle([cut for cut in cuts if cut], flusher._effects, stale.worker.ledger, RECEIVED_MS)
             after = world.answer()
             assert after["durable"] == before["durable"]

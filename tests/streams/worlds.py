@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,6 +46,9 @@ class World:
         """The offset of the first record from an offset on that Kafka still has."""
         first = max(offset, self.starts.get(place, 0))
         return next((found for found in self.log[place].offsets.tolist() if found >= first), None)
+
+    async def ids(self, names: Collection[str]) -> dict[str, str]:
+        return {name: self.epochs[name] for name in names}
 
     def origin(self, place: Place) -> Origin:
         return Origin(place.topic, place.partition, self.epochs[place.topic])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -119,6 +119,9 @@ class _Load:
     async def commit(self, offsets: Mapping[Place, int]) -> bool:
         return True
 
+    async def topic_ids(self, names: Collection[str]) -> dict[str, str]:
+        return dict.fromkeys(names, _EPOCH)
+
 
 def load(sink: Sink) -> None:
     """Fill an empty, migrated ClickHouse. Takes a few seconds; the same rows each time."""
@@ -183,7 +186,14 @@ async def _work(loading: _Load, logs: Mapping[Place, Batch], blocking: ThreadPoo
     """One owner's life: every record through the stages, stored and told, one snapshot of each partition at the end."""
     versions = {j: t.version for j, t in loading.reference.locator.territories.items()}
     effects = Effects(
-        lambda: loading.sink, loading.zones, versions, blocking, f"worker-{term}", loading.produce, loading.commit
+        sink=lambda: loading.sink,
+        zones=loading.zones,
+        territory_versions=versions,
+        blocking=blocking,
+        owner=f"worker-{term}",
+        produce=loading.produce,
+        commit=loading.commit,
+        topic_ids=loading.topic_ids,
     )
     cuts = []
     for place, log in logs.items():
