@@ -24,7 +24,7 @@ from streams.clock import monotonic_s, sleep_s
 from streams.ledger import Place
 from streams.settings import Settings
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _TIMEOUT_S: Final = 10.0
 #: How long a flush asks whether topics are still the same.
@@ -144,7 +144,7 @@ def without_broker_time(settings: Settings) -> list[str]:
         raise BrokerError(f"Kafka would not describe its topics: {reason(error)}") from error
 
 
-def _when_settled(ask: Callable[[], T]) -> T:
+def _when_settled(ask: Callable[[], _T]) -> _T:
     """The answer once brokers agree on what is asked for; not all know of a new topic, or a new leader, at once."""
     until = monotonic_s() + _TIMEOUT_S
     while True:
@@ -259,8 +259,8 @@ class TopicIds:
             self._admin = AdminClient(client_config(self._settings))
         described = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_SHORT_TIMEOUT_S)
         told = await asyncio.gather(*map(asyncio.wrap_future, described.values()), return_exceptions=True)
-        pairs = zip(described, told, strict=True)
-        return {name: str(one.topic_id) for name, one in pairs if not isinstance(one, BaseException)}
+        found = {n: one for n, one in zip(described, told, strict=True) if not isinstance(one, BaseException)}
+        return {name: str(one.topic_id) for name, one in found.items() if one.topic_id is not None}
 
 
 def reason(error: KafkaException) -> str:

@@ -88,9 +88,10 @@ async def settle(cuts: Sequence[Cut], effects: Effects, ledger: Ledger, now_ms: 
     )
     lost = claimed | replaced
     cuts = [cut for cut in cuts if cut.place not in lost]
-    refused = await loop.run_in_executor(effects.blocking, _store_records, cuts, effects, sink)
-    _tell(claimed, replaced, {Place(event.topic, event.partition) for event in refused})
-    again = {Place(event.topic, event.partition) for event in refused} | lost
+    events = await loop.run_in_executor(effects.blocking, _store_records, cuts, effects, sink)
+    refused = {Place(event.topic, event.partition) for event in events}
+    _tell(claimed, replaced, refused)
+    again = refused | lost
     cuts = [cut for cut in cuts if cut.place not in again]
     await loop.run_in_executor(effects.blocking, _store_derived, cuts, effects, sink)
     await effects.produce(await loop.run_in_executor(effects.blocking, messages, cuts))
