@@ -120,7 +120,11 @@ class DiaryWorker:
 def installed(
     folder: Path, cores: Cores, territory: Path, settings: Mapping[str, object] | None = None
 ) -> Iterator[Installation]:
-    """A fresh Kafka with an installation that has not been initialized. Raises KafkaError."""
+    """A fresh Kafka with an installation that has not been initialized. Raises KafkaError.
+
+    Everything stays in the folder: for minutes after many files are deleted, ext4 takes long to make others, so whoever
+    measures more than once deletes when all is measured.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with real_kafka(cores={cores.others}) as kafka:
+    with real_kafka(cores={cores.others}, within=folder) as kafka:
         yield Installation(kafka, folder, cores, territory, settings or {})

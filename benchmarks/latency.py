@@ -133,9 +133,7 @@ def main(quick: bool, rates: tuple[int, ...], partitions: int, seed: int, keep: 
         territory = folder / "territory"
         run([*VIGIE, "territory", "synth", "--out", str(territory), "--seed", str(seed)], folder / "synth")
         for number, case in enumerate(cases(rates or (QUICK_RATES if quick else RATES), phases, alarms, partitions)):
-            own = folder / str(number)
-            found.append(measure(case, cores, territory, own, seed))
-            shutil.rmtree(own, ignore_errors=True)
+            found.append(measure(case, cores, territory, folder / str(number), seed))
             console.print(f"{case.rate:,} events/s, {case.name}: {'; '.join(remarks(found[-1]))}")
     except (BenchmarkError, GatewayError, KafkaError, ProcessError) as error:
         console.print(str(error), markup=False, style="red")

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import kept
-from benchmarks.installation import BenchmarkError, Installation, installed, two_cores
+from benchmarks.installation import BenchmarkError, Cores, Installation, installed, two_cores
 from benchmarks.process import VIGIE, ProcessError, end_when_told, module, run, started
 from benchmarks.quota import limited
 from benchmarks.run import EVENTS
@@ -52,9 +52,9 @@ _HOLDERS: Final = (
 )
 
 
-def measure(folder: Path, events: int, seed: int) -> dict[str, Any]:
+def measure(cores: Cores, folder: Path, events: int, seed: int) -> dict[str, Any]:
     """Publish, let a worker catch up, read its clocks. Raises BenchmarkError, ProcessError, KafkaError."""
-    cores, territory, told = two_cores(), folder / "territory", folder / "told.json"
+    territory, told = folder / "territory", folder / "told.json"
     with installed(folder, cores, territory) as place:
         options = {"--bootstrap": place.kafka.bootstrap, "--events": events, "--seed": seed, "--territory": territory}
         run(module("benchmarks.load", *(part for option in options.items() for part in option)), folder / "load")
@@ -65,9 +65,9 @@ def measure(folder: Path, events: int, seed: int) -> dict[str, Any]:
     return _read([(told, summary)], events)
 
 
-def measure_at(rate: float, seconds: float, folder: Path, seed: int) -> dict[str, Any]:
+def measure_at(rate: float, seconds: float, cores: Cores, folder: Path, seed: int) -> dict[str, Any]:
     """Let a worker keep up with so many events a second, read its clocks. Raises as `measure` does."""
-    cores, territory, told, summary = two_cores(), folder / "territory", folder / "told.json", folder / "summary.json"
+    territory, told, summary = folder / "territory", folder / "told.json", folder / "summary.json"
     run([*VIGIE, "territory", "synth", "--out", str(territory), "--seed", str(seed)], folder / "synth")
     with installed(folder, cores, territory) as place:
         options = {"--bootstrap": place.kafka.bootstrap, "--territory": territory, "--seed": seed, "--rate": rate}
@@ -91,12 +91,13 @@ def measure_at(rate: float, seconds: float, folder: Path, seed: int) -> dict[str
     return _read([(told, summary)], sent)
 
 
-def measure_together(workers: int, share: float | None, folder: Path, events: int, seed: int) -> dict[str, Any]:
+def measure_together(
+    workers: int, share: float | None, cores: Cores, folder: Path, events: int, seed: int
+) -> dict[str, Any]:
     """Let several workers of one core catch up together, each with that share of it at the most; read their clocks.
 
     Raises as `measure` does.
     """
-    cores = two_cores()
     told = [(folder / f"told-{number}.json", folder / f"summary-{number}.json") for number in range(workers)]
     with ExitStack() as stack:
         place = stack.enter_context(installed(folder, cores, folder / "territory", PATIENT))
@@ -210,11 +211,13 @@ def main(
     head = kept.head(False)
     try:
         with tempfile.TemporaryDirectory(prefix="vigie-profile-", ignore_cleanup_errors=True) as name:
-            folder = Path(name)
+            cores, folder = two_cores(), Path(name)
             if workers:
-                found = measure_together(workers, share, folder, events, seed)
+                found = measure_together(workers, share, cores, folder, events, seed)
+            elif rate:
+                found = measure_at(rate, seconds, cores, folder, seed)
             else:
-                found = measure_at(rate, seconds, folder, seed) if rate else measure(folder, events, seed)
+                found = measure(cores, folder, events, seed)
     except (BenchmarkError, KafkaError, ProcessError) as error:
         console.print(str(error), markup=False, style="red")
         sys.exit(1)

@@ -103,6 +103,7 @@ def main(quick: bool, only: tuple[str, ...], events: int | None, seed: int, keep
     events = events or (QUICK_EVENTS if quick else EVENTS)
     found: dict[str, Any] = {}
     measured: dict[Point, Cost] = {}
+    folder = Path(tempfile.mkdtemp(prefix="vigie-scale-"))
     try:
         cores = two_cores()
         head = kept.head(quick)
@@ -111,11 +112,7 @@ def main(quick: bool, only: tuple[str, ...], events: int | None, seed: int, keep
             costs = []
             for size, point in zip(sizes, points(axis, sizes, events), strict=True):
                 if point not in measured:
-                    folder = Path(tempfile.mkdtemp(prefix="vigie-scale-"))
-                    try:
-                        measured[point] = measure(point, cores, folder, seed)
-                    finally:
-                        shutil.rmtree(folder, ignore_errors=True)
+                    measured[point] = measure(point, cores, folder / str(len(measured)), seed)
                 costs.append(measured[point])
                 console.print(
                     f"{axis} {size:,}: {costs[-1].cpu_us:.2f} us of CPU an event, {costs[-1].peak_mib:,.0f} MiB"
@@ -125,6 +122,8 @@ def main(quick: bool, only: tuple[str, ...], events: int | None, seed: int, keep
     except (BenchmarkError, GatewayError, KafkaError, ProcessError) as error:
         console.print(str(error), markup=False, style="red")
         sys.exit(1)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     console.print(table(found))
     for axis in (axis for axis in found if axis != "workers"):
         console.print(told_growth(axis, found[axis]["growth"]), highlight=False)

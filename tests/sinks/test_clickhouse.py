@@ -28,7 +28,7 @@ _EXTRA: Final = {
     "kind": "LowCardinality(String)",
     "received_at": "DateTime64(3, 'UTC')",
     "location_quality": "LowCardinality(String)",
-    "zones": "Map(LowCardinality(String), LowCardinality(String))",
+    "zones": "Map(String, String)",
     "quality": "UInt8",
     "failed": "UInt64",
     "late": "Bool",

@@ -37,6 +37,7 @@ from tests.support.kafka_node import Node, copy_storage, nodes, properties
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 POM: Final = ROOT / "deploy" / "kafka" / "pom.xml"
+_PREFIX: Final = "vigie-kafka-"
 CACHE: Final = ROOT / ".cache" / "kafka"
 
 MIN_JAVA: Final = 17
@@ -208,11 +209,19 @@ class Kafka:
         return "\n".join(self.output.read_text("utf-8", "replace").splitlines()[-lines:])
 
 
+def _removed() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
+
+
 @contextlib.contextmanager
 def real_kafka(
-    *, partitions_default: int = 4, log_dir: Path | None = None, cores: Collection[int] | None = None
+    *,
+    partitions_default: int = 4,
+    log_dir: Path | None = None,
+    cores: Collection[int] | None = None,
+    within: Path | None = None,
 ) -> Iterator[Kafka]:
-    """Start a broker, yield it, end it and remove its data.
+    """Start a broker, yield it, end it and remove its data. Where they are to be `within` a folder, they stay there.
 
     `partitions_default` is what a topic made without a number of partitions gets; topics are never made by use.
     `log_dir` is where the broker's output file is kept (by default it goes with the data). `cores` pins the JVM to
@@ -220,11 +229,11 @@ def real_kafka(
     broker's output as a note.
     """
     installation = install()
-    with tempfile.TemporaryDirectory(prefix="vigie-kafka-", ignore_cleanup_errors=True) as name:
+    with _removed() if within is None else contextlib.nullcontext(tempfile.mkdtemp("", _PREFIX, within)) as name:
         folder = Path(name)
         if log_dir is not None:
             log_dir.mkdir(parents=True, exist_ok=True)
-        output = (log_dir or folder) / f"kafka-{folder.name.removeprefix('vigie-kafka-')}.log"
+        output = (log_dir or folder) / f"kafka-{folder.name.removeprefix(_PREFIX)}.log"
         kafka = Kafka(installation, folder, output, partitions_default, cores)
         try:
             kafka.start()

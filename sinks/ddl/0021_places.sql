@@ -1,5 +1,5 @@
 -- What is known of each asset by what it said last, by event time: one row per asset and kind.
-CREATE VIEW IF NOT EXISTS assets_now AS
+CREATE OR REPLACE VIEW assets_now AS
 SELECT
     jurisdiction_id,
     domain,
@@ -18,7 +18,7 @@ FROM asset_state FINAL;
 
 -- The zones of each authority's newest territory, one row per vintage. `middle` is (longitude, latitude) of the middle of the
 -- zone's bounding box, which may lie outside of it.
-CREATE VIEW IF NOT EXISTS zones_now AS
+CREATE OR REPLACE VIEW zones_now AS
 WITH
     arrayMap(number -> toFloat64(number), extractAll(wkt, '-?[0-9.]+(?:e-?[0-9]+)?')) AS numbers,
     arrayFilter((number, at) -> at % 2 = 1, numbers, arrayEnumerate(numbers)) AS longitudes,
@@ -42,7 +42,7 @@ WHERE (jurisdiction_id, territory_version) IN (
 );
 
 -- What to call a zone: one row per authority, layer and code, by its last vintage. `title` tells zones of one name apart.
-CREATE VIEW IF NOT EXISTS zone_names AS
+CREATE OR REPLACE VIEW zone_names AS
 SELECT
     jurisdiction_id,
     layer,
@@ -54,7 +54,7 @@ FROM zones_now AS z
 GROUP BY jurisdiction_id, layer, code;
 
 -- The registry of each authority's newest territory, which may be empty.
-CREATE VIEW IF NOT EXISTS registry_now AS
+CREATE OR REPLACE VIEW registry_now AS
 SELECT
     jurisdiction_id,
     asset_id,
@@ -81,7 +81,7 @@ WHERE (jurisdiction_id, territory_version) IN (
 -- asset are not its own words. One that an older registry had and the newest has not is there no more. `heard_at` is null
 -- for one that has never spoken: its zones are not known then. Position and zones are those of its last word, else the
 -- registry's position.
-CREATE VIEW IF NOT EXISTS supervised_assets AS
+CREATE OR REPLACE VIEW supervised_assets AS
 SELECT
     jurisdiction_id,
     asset_id,
@@ -106,7 +106,7 @@ FROM
         name,
         report_interval_s,
         toDateTime64(0, 3, 'UTC') AS said_at,
-        CAST(map(), 'Map(LowCardinality(String), LowCardinality(String))') AS zones,
+        CAST(map(), 'Map(String, String)') AS zones,
         (toNullable(longitude), toNullable(latitude)) AS position
     FROM registry_now
     UNION ALL
@@ -130,7 +130,7 @@ GROUP BY jurisdiction_id, asset_id;
 
 -- Alerts with the place they are about: the asset's, else the zone's. `zones` holds the zone of each layer; `is_placed` says
 -- whether it holds all of them: not for an asset that has never spoken, nor for a zone, whose other layers are not known.
-CREATE VIEW IF NOT EXISTS alert_places AS
+CREATE OR REPLACE VIEW alert_places AS
 SELECT
     l.jurisdiction_id AS jurisdiction_id,
     l.alertname AS alertname,
@@ -157,7 +157,7 @@ SELECT
     ) AS place,
     if(
         ifNull(l.zone_code, '') != '',
-        CAST(map(assumeNotNull(l.zone_layer), assumeNotNull(l.zone_code)), 'Map(LowCardinality(String), LowCardinality(String))'),
+        CAST(map(assumeNotNull(l.zone_layer), assumeNotNull(l.zone_code)), 'Map(String, String)'),
         a.zones
     ) AS zones,
     ifNull(l.zone_code, '') = '' AND a.heard_at IS NOT NULL AS is_placed,
