@@ -3,7 +3,8 @@
     python -m benchmarks.memory [--assets 100000] [--events 1000000] [--seed 1] [--keep]
 
 The worker of `benchmarks.scale`: settings that ship, an embedded ClickHouse, one core. Its resident memory is looked at
-several times a second and told when it was ready, at its peak and at its end, by the kind of mapping:
+several times a second and told when it was ready, at the most that was seen and at its end, by the kind of mapping. A
+look misses what passes between two of them: the most that the process ever had is the figure of the system.
 
 libraries  code and data of files, ClickHouse's engine among them: they count, and other processes share them
 polars     the arena that Polars reserves at its first use (its allocator is a build of mimalloc)
@@ -23,7 +24,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 from rich.console import Console
@@ -112,9 +113,9 @@ def watched(pid: int) -> Iterator[Watch]:
         looking.join()
 
 
-def table(found: Mapping[str, Parts]) -> Table:
+def table(found: Mapping[str, Parts], most_mib: float) -> Table:
     """A row for each instant."""
-    out = Table(title="Memory of a worker that catches up, MiB")
+    out = Table(title=f"Memory of a worker that catches up: {most_mib:,.0f} MiB at its most")
     for name in ("", *KINDS, "together"):
         out.add_column(name, justify="right" if name else "left")
     for instant, told in found.items():
@@ -122,8 +123,11 @@ def table(found: Mapping[str, Parts]) -> Table:
     return out
 
 
-def measure(assets: int, events: int, seed: int, folder: Path) -> dict[str, Any]:
-    """When it was ready, at its peak and when all was stored. Raises BenchmarkError, ProcessError, KafkaError."""
+def measure(assets: int, events: int, seed: int, folder: Path) -> tuple[dict[str, Parts], float]:
+    """What was seen when it was ready, at its peak and when all was stored; and the most it ever had, in MiB.
+
+    Raises BenchmarkError, ProcessError, KafkaError.
+    """
     settings = {"partitions": BASE.partitions}
     with installed(folder, two_cores(), folder / "territory", settings) as place:
         place.init()
@@ -133,8 +137,9 @@ def measure(assets: int, events: int, seed: int, folder: Path) -> dict[str, Any]
             watch.look()
             ready_s = worker.notes("ready")[0]["at_ms"] / 1_000
             worker.process.stop()
+            most_mib = float(worker.summary()["peak_rss_mib"])
     instants = {"ready": watch.at(ready_s), "peak": watch.peak, "stored": watch.at(float("inf"))}
-    return {name: {kind: round(mib, 1) for kind, mib in told.items()} for name, told in instants.items()}
+    return {name: {kind: round(mib, 1) for kind, mib in told.items()} for name, told in instants.items()}, most_mib
 
 
 @click.command()
@@ -149,12 +154,13 @@ def main(assets: int, events: int, seed: int, keep: bool) -> None:
     try:
         head = kept.head(quick=events < EVENTS)
         with tempfile.TemporaryDirectory(prefix="vigie-memory-", ignore_cleanup_errors=True) as name:
-            found = measure(assets, events, seed, Path(name))
+            found, most_mib = measure(assets, events, seed, Path(name))
     except (BenchmarkError, KafkaError, ProcessError) as error:
         console.print(str(error), markup=False, style="red")
         sys.exit(1)
-    console.print(table(found))
-    kept.write("memory", {**head, "assets": assets, "events": events, "seed": seed, "mib": found}, keep)
+    console.print(table(found, most_mib))
+    told = {"assets": assets, "events": events, "seed": seed, "most_mib": most_mib, "mib": found}
+    kept.write("memory", {**head, **told}, keep)
 
 
 if __name__ == "__main__":
