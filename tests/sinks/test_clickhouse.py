@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import subprocess
 import sys
@@ -17,9 +16,9 @@ import pyarrow as pa
 import pytest
 
 from schemas.contracts import DOMAINS, Domain, contract, contract_of
-from sinks import clickhouse as module
-from sinks.clickhouse import Sink, SinkAwayError, SinkError, connect, migrate, migrations
+from sinks.clickhouse import Sink, SinkAwayError, SinkError, connect
 from sinks.errors import clickhouse_number
+from tests.support.tables import columns
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -43,58 +42,7 @@ _EXTRA: Final = {
 _NEAREST: Final = {"nearest_asset_id": "Nullable(String)", "nearest_asset_m": "Nullable(Float64)"}
 
 
-def columns(sink: Sink, table: str) -> dict[str, str]:
-    return dict(sink.rows("SELECT name, type FROM system.columns WHERE table = {t:String}", {"t": table}))
-
-
 # --- tables
-
-
-def test_migrations_are_numbered_without_gaps() -> None:
-    """They are applied in the order of their names, and each holds something to apply."""
-    names = [name for name, statements in migrations() if statements]
-    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
-    assert names == sorted(names)
-
-
-def test_every_migration_is_safe_to_run_twice(clickhouse: Sink) -> None:
-    """A process killed between a statement and its entry runs it again: every statement says what to do then."""
-    for _, statements in migrations():
-        for statement in statements:
-            # What is modified is so however often it is said.
-            is_safe = "IF NOT EXISTS" in statement or re.search(r" MODIFY (COLUMN|SETTING) ", statement)
-            assert is_safe or statement.startswith("CREATE OR REPLACE VIEW ")
-            clickhouse.client.command(statement)
-
-
-def test_migrating_again_applies_nothing(clickhouse: Sink) -> None:
-    """Each worker migrates at its start; only the first has something to do."""
-    assert migrate(clickhouse) == []
-    done = clickhouse.rows("SELECT name FROM migrations FINAL ORDER BY name")
-    assert [name for (name,) in done] == [name for name, _ in migrations()]
-
-
-def test_a_changed_migration_is_refused(clickhouse: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was applied is history: a file that says something else now is named, and nothing is applied."""
-    changed = dict(migrations())
-    changed["0003_events_roadway"] = [*changed["0003_events_roadway"], "SELECT 1"]
-    monkeypatch.setattr(module, "migrations", lambda: iter(changed.items()))
-    message = "0003_events_roadway was applied in another form; undo its change and add a new file"
-    with pytest.raises(SinkError, match=message):
-        migrate(clickhouse)
-
-
-def test_a_new_migration_is_applied_alone(clickhouse: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upgrade runs what is new, once."""
-    shipped = [*migrations(), ("9999_new", ["CREATE TABLE IF NOT EXISTS later (a Int8) ENGINE = Memory"])]
-    monkeypatch.setattr(module, "migrations", lambda: iter(shipped))
-    try:
-        assert migrate(clickhouse) == ["9999_new"]
-        assert migrate(clickhouse) == []
-        assert columns(clickhouse, "later") == {"a": "Int8"}
-    finally:
-        clickhouse.client.command("DROP TABLE IF EXISTS later")
-        clickhouse.client.command("DELETE FROM migrations WHERE name = '9999_new'")
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

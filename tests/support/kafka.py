@@ -5,7 +5,7 @@
 The jars that `deploy/kafka/pom.xml` pins are copied once into `.cache/kafka/<hash of the pom>`, together with a
 formatted (empty) storage folder and an archive of loaded classes, so that a broker answers about 0.6 s after its
 start. Needs Java 17 and, for the first run, Maven and the network. Each broker has its own ports and temporary
-folder; it is ended by its process id and its folder removed when the context ends.
+folder; it is ended by its process id, and its folder removed when the context ends unless it is told to stay.
 
 Not guaranteed: a broker outlives a test process that is killed with SIGKILL.
 """
@@ -221,7 +221,7 @@ def real_kafka(
     cores: Collection[int] | None = None,
     within: Path | None = None,
 ) -> Iterator[Kafka]:
-    """Start a broker, yield it, end it and remove its data. Where they are to be `within` a folder, they stay there.
+    """Start a broker, yield it, end it and remove its data. `within` a folder, which must be there, the data stay.
 
     `partitions_default` is what a topic made without a number of partitions gets; topics are never made by use.
     `log_dir` is where the broker's output file is kept (by default it goes with the data). `cores` pins the JVM to
