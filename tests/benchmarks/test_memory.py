@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from benchmarks.memory import KINDS, Watch, parts
+from benchmarks.memory import KINDS, Watch, parts, table
 from benchmarks.process import memory_mib
 
 _SMAPS = """\
@@ -64,3 +66,12 @@ def test_a_process_that_has_ended_is_not_looked_at() -> None:
     finally:
         ended.wait()
         ended.stdout.close()
+
+
+def test_the_most_it_ever_had_stands_above_what_was_seen() -> None:
+    """A look misses what passes between two of them, and a limit is not kept by being looked at seldom."""
+    out = io.StringIO()
+    Console(file=out, width=120).print(table({"peak": dict.fromkeys(KINDS, 250.0)}, 1_078.4))
+    told = " ".join(out.getvalue().split())
+    assert "1,078 MiB at its most" in told
+    assert "1,000" in told

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any, Final
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -61,3 +63,17 @@ def test_a_broker_that_is_away_tells_no_ids_and_holds_up_nobody(monkeypatch: pyt
     assert asyncio.run(ids.ask([])) == {}
     assert ids._admin is None
     assert asyncio.run(ids.ask(["city.raw.sensor"])) == {}
+
+
+def test_a_topic_of_which_no_id_is_told_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where a broker knows no ids nor where the question about this one topic fails: it is left out."""
+
+    def describe(names: Any, request_timeout: float) -> dict[str, Future[Any]]:
+        told: dict[str, Future[Any]] = {name: Future() for name in ("a", "b", "c")}
+        told["a"].set_result(SimpleNamespace(topic_id="mLio4JOpRduW5T0g8bMU5A"))
+        told["b"].set_result(SimpleNamespace(topic_id=None))
+        told["c"].set_exception(KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
+        return told
+
+    monkeypatch.setattr(broker, "AdminClient", lambda _: SimpleNamespace(describe_topics=describe))
+    assert asyncio.run(TopicIds(load()).ask(["a", "b", "c"])) == {"a": "mLio4JOpRduW5T0g8bMU5A"}

@@ -169,6 +169,16 @@ def test_nothing_is_left_behind(kafka: Kafka, tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir()] == [".log"]
 
 
+def test_data_stay_within_a_folder(tmp_path: Path) -> None:
+    """Who deletes later finds everything there, and the process is gone all the same."""
+    with real_kafka(within=tmp_path) as other:
+        pid = other.pid
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert len(list(tmp_path.glob("*/data/meta.properties"))) == 1
+
+
 def test_reason_when_java_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without Java the reason says what to install."""
     monkeypatch.delenv("JAVA_HOME", raising=False)
