@@ -39,7 +39,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from sinks.embedded import EmbeddedClient
+from sinks.embedded import OPTIONS, EmbeddedClient
 from sinks.errors import Treatment, clickhouse_number, hint, known, treatment
 
 _WHOLE: Final = 1 << 40
@@ -306,7 +306,7 @@ def _client(url: str, timeout_s: int) -> Any:
         if parts.netloc or len(parts.path) < 2:
             # Without a path the engine would keep everything in memory, and rows would be acknowledged that are lost.
             raise SinkError(f"an embedded ClickHouse is chdb:///path with a path from the root, not {url}")
-        return EmbeddedClient(clickhouse_connect.get_client(dsn=url))
+        return EmbeddedClient(clickhouse_connect.get_client(dsn=url, chdb_options=dict(OPTIONS)))
     if parts.scheme not in _INTERFACES:
         raise SinkError(f"ClickHouse URL must begin with chdb://, http:// or https://, not {parts.scheme}://")
     client = clickhouse_connect.get_client(

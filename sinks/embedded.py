@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+#: What the engine is opened with.
+OPTIONS: Final[Mapping[str, str]] = {"config-file": str(Path(__file__).with_name("embedded.xml"))}
 _PIECE: Final = 1 << 20
 _THREADS: Final = Path("/proc/self/task")
 #: What the engine calls the threads that merge and mutate, of whose niceness in its settings there is none.

@@ -4,7 +4,9 @@ in its process: merges."""
 from __future__ import annotations
 
 import os
+import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -85,3 +87,40 @@ def test_merges_let_others_go_first(clickhouse: Sink) -> None:
     found = niceness(os.getpid())
     assert found.pop("MergeMutate") == {min(19, own + 10)}
     assert max(set().union(*found.values())) == own
+
+
+def test_merges_are_few(clickhouse: Sink) -> None:
+    """At most two merges at a time, each of which takes memory; beside one there is room for small ones alone."""
+    found = dict(
+        clickhouse.rows(
+            "SELECT name, toFloat64(value) FROM system.server_settings "
+            "WHERE name IN ('background_pool_size', 'background_merges_mutations_concurrency_ratio')"
+        )
+    )
+    assert found["background_pool_size"] * found["background_merges_mutations_concurrency_ratio"] == 2
+    lower = "SELECT value FROM system.merge_tree_settings WHERE name LIKE 'number_of_free_%_to_lower_max_size_of_merge'"
+    assert clickhouse.rows(lower) == [("2",)]
+
+
+def test_blocks_are_small(clickhouse: Sink) -> None:
+    """A merge holds blocks of each part and column, so none is large, whatever a row is like."""
+    values = "arrayMap(i -> toString(i + number), range(20))"
+    clickhouse.command(
+        "INSERT INTO asset_state (jurisdiction_id, domain, asset_id, kind, observed_at, zones) "
+        "SELECT 'a', 'lighting', toString(number), 'lamp', 1, mapFromArrays(arrayMap(i -> toString(i), range(20)), "
+        f"{values}) FROM numbers(50000)"
+    )
+    ((folder,),) = clickhouse.rows("SELECT path FROM system.parts WHERE table = 'asset_state' AND active")
+    sizes = [size for file in Path(folder).glob("*.bin") for size in block_sizes(file.read_bytes())]
+    assert max(sizes) <= 131_072
+    assert sum(sizes) > 10 << 20
+
+
+def block_sizes(data: bytes) -> list[int]:
+    """Bytes of the blocks of a column's file, uncompressed: each has a checksum, a method and its sizes before it."""
+    sizes, at = [], 0
+    while at < len(data):
+        compressed, uncompressed = struct.unpack_from("<II", data, at + 17)
+        sizes.append(uncompressed)
+        at += 16 + compressed
+    return sizes

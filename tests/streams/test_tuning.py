@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,3 +27,31 @@ def test_what_blocks_have_left_free_is_given_back() -> None:
     give_back()
     assert before - resident_mib() > 100
     assert len(last) == 100_000
+
+
+#: Prints the MiB that are mapped by themselves for a block, after one of eight times its size was freed.
+_MAPPED = """
+import ctypes
+from streams.tuning import tune
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (*"abcd", "hblkhd", *"efghi")]
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes, libc.mallinfo2.restype = [ctypes.c_void_p], Info
+TUNE
+libc.free(libc.malloc(16 << 20))
+before = libc.mallinfo2().hblkhd
+block = libc.malloc(2 << 20)
+print((libc.mallinfo2().hblkhd - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is asked")
+@pytest.mark.parametrize(("first", "mapped_mib"), [("tune()", 2), ("", 0)])
+def test_large_blocks_are_no_part_of_the_heap(first: str, mapped_mib: int) -> None:
+    """What was larger and is free changes nothing about it, as it does by default."""
+    program = _MAPPED.replace("TUNE", first)
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(told.stdout) == mapped_mib
