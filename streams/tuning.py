@@ -18,8 +18,8 @@ _COLLECT_AFTER: Final = 100_000
 _LIBC: Final = ctypes.CDLL(None)
 #: Heaps of the C library, of which it makes eight for each core: what one has free no other can use.
 _HEAPS: Final = 2
-#: A block from this size on is mapped by itself, and gone when it is free. The C library raises the limit to the size of
-#: what is freed, up to 32 MiB: blocks of what is fetched leave holes in its heaps.
+#: A block from this size on is mapped by itself, and gone when it is free. The C library raises the limit to the size
+#: of what is freed, up to 32 MiB: blocks of what is fetched leave holes in its heaps.
 _MAPPED: Final = 1 << 20
 #: So much may stay free at the end of a heap: little more than nothing, where it is not told.
 _SPARE: Final = 64 << 20
