@@ -107,6 +107,23 @@ def test_a_flush_does_not_wait_for_long(world: World) -> None:
     lived(world, story)
 
 
+def test_a_flush_waits_no_longer_when_there_are_alerts(world: World) -> None:
+    """They are told at once, and not when everything that has arrived is processed."""
+
+    async def story(one: Life) -> None:
+        async def come() -> None:
+            await asyncio.sleep(0.02)
+            one.worker._rhythm.wake.set()
+            one.worker._rhythm.moved.set()
+
+        await arrive(one, 6)
+        began_s = monotonic_s()
+        await asyncio.gather(one.worker._rhythm.gather(), come())
+        assert monotonic_s() - began_s < 0.2
+
+    lived(world, story)
+
+
 def test_flushes_come_at_their_interval(world: World) -> None:
     """The interval is from one beginning to the next: a flush that takes long does not put off the next one."""
     begun: list[float] = []
@@ -153,6 +170,28 @@ def test_an_alert_is_flushed_at_once_and_puts_nothing_off(world: World) -> None:
     assert min(after - before for before, after in pairwise(at_s)) > 0.045
 
 
+@pytest.mark.parametrize(("flush_rows", "expected"), [(100_000, [True, False]), (1, [False, False])])
+def test_alerts_come_first_when_a_flush_is_due(world: World, flush_rows: int, expected: list[bool]) -> None:
+    """A flush of everything takes longer than one of theirs; but where it is full, two would take longer than one."""
+    seen: list[bool] = []
+
+    async def story(one: Life) -> None:
+        async def noted(*, save: bool = False, alerts_only: bool = False) -> set[Any]:
+            seen.append(alerts_only)
+            return set()
+
+        while not one.entry(SENSOR).transitions:
+            assert await one.read(SENSOR, 6)
+        one.worker._flusher.flush = noted  # type: ignore[method-assign]
+        rhythm = one.worker._rhythm
+        rhythm._settings = one.worker.settings.model_copy(update={"flush_rows": flush_rows})
+        rhythm.wake.clear()
+        await during(rhythm.run(), until(lambda: len(seen) >= 2))
+
+    lived(world, story, flush_interval_s=0.1)
+    assert seen[:2] == expected
+
+
 def test_as_many_rows_as_fill_a_flush_are_no_alert(world: World) -> None:
     """When so much waits, everything is flushed, whatever woke the loop."""
     seen: list[bool] = []
@@ -191,7 +230,7 @@ def test_fewer_fetches_where_batches_gather_for_longer(world: World) -> None:
 
 
 def test_small_batches_wait_for_a_flush_that_is_under_way(world: World) -> None:
-    """They would take their time from it; but one that hangs does not keep them."""
+    """They would take their time from it; but one that hangs does not keep them, and none does who will alert."""
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def story(one: Life) -> None:
@@ -217,6 +256,10 @@ def test_small_batches_wait_for_a_flush_that_is_under_way(world: World) -> None:
             started_s = monotonic_s()
             await rhythm.linger(SENSOR.topic, 0.0)
             assert monotonic_s() - started_s > 0.2
+            one.entry(SENSOR).coming_ms, one.entry(SENSOR).coming_s = 1, monotonic_s()
+            started_s = monotonic_s()
+            await rhythm.linger(SENSOR.topic, 0.0)
+            assert monotonic_s() - started_s < 0.2
             assert not ended.is_set()
             ended.set()
 
@@ -224,4 +267,4 @@ def test_small_batches_wait_for_a_flush_that_is_under_way(world: World) -> None:
         one.worker._flusher.flush = slow  # type: ignore[method-assign]
         await during(rhythm.run(), act())
 
-    lived(world, story, linger_s=0.01, flush_interval_s=_NEVER_S)
+    lived(world, story, linger_s=0.02, flush_interval_s=_NEVER_S)
