@@ -52,8 +52,8 @@ class Haste:
             entry.coming_s = min(entry.coming_s, coming_s) if first_ms == entry.coming_ms else coming_s
         entry.coming_ms = first_ms
 
-    def most_s(self, topic: str | None = None) -> float:
-        """How long small batches of a topic may wait for company at most; without one, of any topic."""
+    def near_s(self, topic: str | None = None) -> float | None:
+        """In how long an alert is expected of a topic, or of any; None where none is."""
         now_s = monotonic_s()
         expected = [
             entry.coming_s - now_s
@@ -61,14 +61,19 @@ class Haste:
             if entry.coming_ms is not None and topic in (None, place.topic)
         ]
         near = [seconds for seconds in expected if seconds > -_OVER_S]
-        return max(min(near) + _AFTER_S, _BETWEEN_S) if near else self.lingering_s
+        return max(min(near) + _AFTER_S, _BETWEEN_S) if near else None
+
+    def most_s(self, wanted_s: float, topic: str | None = None) -> float:
+        """How long who would wait for so long may wait at most."""
+        near_s = self.near_s(topic)
+        return wanted_s if near_s is None else min(wanted_s, near_s)
 
     @property
     def pause_s(self) -> float:
         """Between two fetches. A quarter of the linger: while a batch gathers, a few fetches are enough."""
         if monotonic_s() < self._sent_until_s:
             return _BETWEEN_S
-        return min(self.lingering_s / 4, self.most_s())
+        return self.most_s(self.lingering_s / 4)
 
     async def rest(self, has_more: bool) -> None:
         """Pause after a fetch; shortly where there is more to fetch, and no longer when alerts have been sent."""

@@ -17,6 +17,7 @@ from sinks.store import Pass
 from streams.clock import Clock, monotonic_s
 from streams.custody import Custody
 from streams.ledger import Entry, Ledger, Place
+from streams.rhythm import Rhythm
 from streams.settings import Settings
 from streams.waiting import whole
 
@@ -34,7 +35,7 @@ class Passing:
         ledger: Ledger,
         custody: Custody,
         stages: Executor,
-        wake: asyncio.Event,
+        rhythm: Rhythm,
     ) -> None:
         self._grace_ms = round(settings.idle_grace_s * 1_000)
         self._save_s = settings.zone_watch_interval_s
@@ -43,7 +44,7 @@ class Passing:
         self._ledger = ledger
         self._custody = custody
         self._stages = stages
-        self._wake = wake
+        self._rhythm = rhythm
 
     async def run(self) -> None:
         """Look at every partition twice a second, for ever."""
@@ -67,7 +68,7 @@ class Passing:
             if monotonic_s() - entry.snapshot_s >= self._save_s:
                 entry.idle_progress = True
         if entry.transitions:
-            self._wake.set()
+            self._rhythm.hasten()
 
     async def catch_up(self, entry: Entry) -> None:
         """Let pass again what passed here before. Call under the entry's lock."""

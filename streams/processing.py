@@ -96,7 +96,7 @@ class Processing:
             return
         self._rhythm.moved.set()
         if self._ledger.waiting >= self._settings.flush_rows or any(entry.transitions for entry in processed):
-            self._rhythm.wake.set()
+            self._rhythm.hasten()
 
     async def _take_turns(self, some: Sequence[tuple[Place, Entry]]) -> list[Entry]:
         """Those that had something to process, which is done."""

@@ -25,8 +25,8 @@ _PAUSE_S: Final = 0.1
 class Rhythm:
     """Keeps time for one worker. `flush(alerts_only)` stores what has been processed.
 
-    `wake` asks for a flush before its time: there are alerts, or as many rows as a flush takes. `moved` is set whenever
-    something was processed or stored.
+    `wake` is set when a flush is to come before its time: there are alerts, or as many rows as a flush takes. `moved`
+    is set then too, and whenever something was processed or stored.
     """
 
     def __init__(
@@ -43,6 +43,11 @@ class Rhythm:
         self.wake = asyncio.Event()
         self.moved = asyncio.Event()
 
+    def hasten(self) -> None:
+        """Have a flush come before its time."""
+        self.wake.set()
+        self.moved.set()
+
     async def run(self) -> None:
         """Flush, for ever."""
         ended_s = monotonic_s()
@@ -58,29 +63,39 @@ class Rhythm:
                 await asyncio.sleep(max(_URGENT_S, ended_s + _STORM_S - now_s))
             else:
                 await self.gather()
-            if not alerts_only and not self._is_full() and any(entry.transitions for _, entry in self._ledger):
-                # Their turn comes first then: a flush of everything takes several times as long as theirs.
-                await self._flushed(alerts_only=True)
-            await self._flushed(alerts_only)
+            await self._flushes(alerts_only)
             ended_s = monotonic_s()
+
+    async def _flushes(self, alerts_only: bool) -> None:
+        self._is_still.clear()
+        try:
+            if not alerts_only:
+                # A flush of everything takes several times as long as one of alerts, which come first then; those that
+                # come meanwhile too, once.
+                for _ in range(2):
+                    if self._is_short() and any(entry.transitions for _, entry in self._ledger):
+                        await self._flushed(alerts_only=True)
+            await self._flushed(alerts_only)
+        finally:
+            self._is_still.set()
 
     def _is_full(self) -> bool:
         """Whether so much waits that it fills a flush."""
         return self._ledger.waiting >= self._settings.flush_rows
 
+    def _is_short(self) -> bool:
+        """Whether so little waits that one flush more costs little: a quarter of what fills one."""
+        return 4 * self._ledger.waiting < self._settings.flush_rows
+
     async def _flushed(self, alerts_only: bool) -> None:
         self.wake.clear()
         if self._custody.is_open:
-            self._is_still.clear()
-            try:
-                await whole(self._flush(alerts_only))
-            finally:
-                self._is_still.set()
+            await whole(self._flush(alerts_only))
 
     async def gather(self) -> None:
         """Have what has arrived processed, so that it need not wait for the next flush: nobody lingers meanwhile.
 
-        Over as soon as there are alerts.
+        Over as soon as there are alerts, where little waits.
         """
         until_s, arrived = monotonic_s() + _GATHER_S, [(entry, entry.fetched) for _, entry in self._ledger]
         # Who lingers now goes on; who comes to it later lingers.
@@ -89,7 +104,7 @@ class Rhythm:
         while monotonic_s() < until_s and any(entry.next_offset < end for entry, end in arrived):
             self.moved.clear()
             await wait(self.moved, _GATHER_S)
-            if self.wake.is_set():
+            if self.wake.is_set() and self._is_short():
                 break
 
     async def linger(self, topic: str, spent_s: float) -> None:
@@ -97,7 +112,6 @@ class Rhythm:
         haste = self._custody.haste
         self._lingers[topic] = linger_s(self._settings.linger_s, spent_s)
         haste.lingering_s = max(self._lingers.values())
-        await wait(self._due, min(self._lingers[topic], haste.most_s(topic)))
-        if haste.most_s(topic) >= self._lingers[topic]:
-            # On one core a flush takes twice as long beside a batch; and what comes of it waits for the next one.
-            await wait(self._is_still, _GATHER_S)
+        await wait(self._due, haste.most_s(self._lingers[topic], topic))
+        # On one core a flush takes twice as long beside a batch. An alert must be there when it is over.
+        await wait(self._is_still, haste.most_s(_GATHER_S, topic))

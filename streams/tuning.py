@@ -16,7 +16,8 @@ _SWITCH_S: Final = 0.0005
 #: A fetch makes one object per record, none of them in a cycle: at Python's 700 the collector runs every millisecond.
 _COLLECT_AFTER: Final = 100_000
 _LIBC: Final = ctypes.CDLL(None)
-#: Heaps of the C library, of which it makes eight for each core: what one has free no other can use.
+#: Heaps of the C library, of which it makes eight for each core: what one has free no other can use. Those that threads
+#: have made before stay.
 _HEAPS: Final = 2
 #: A block from this size on is mapped by itself, and gone when it is free. The C library raises the limit to the size
 #: of what is freed, up to 32 MiB: blocks of what is fetched leave holes in its heaps.

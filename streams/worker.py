@@ -100,9 +100,7 @@ class Worker:
             commit=self._commit,
             topic_ids=broker.TopicIds(settings).ask,
         )
-        self._passing = Passing(
-            settings, clock, self.reference, self.ledger, self.custody, self._stages, self._rhythm.wake
-        )
+        self._passing = Passing(settings, clock, self.reference, self.ledger, self.custody, self._stages, self._rhythm)
         self._processing = Processing(
             settings, self.ledger, self.custody, clock, self._rhythm, self._passing, self._intake, self._stages,
             self._is_waiting_enough,

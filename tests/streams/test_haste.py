@@ -48,7 +48,8 @@ def test_nobody_is_in_haste_where_nothing_is_expected(ledger: Ledger, haste: Has
     """Batches gather as long as they do, and a fetch rests for a quarter of that."""
     entry = held(ledger, SENSOR)
     haste.look(entry, _NOW_MS, _NOW_MS)
-    assert (haste.most_s(), haste.most_s(SENSOR.topic), haste.pause_s) == (_LINGER_S, _LINGER_S, _LINGER_S / 4)
+    assert (haste.near_s(), haste.near_s(SENSOR.topic), haste.pause_s) == (None, None, _LINGER_S / 4)
+    assert haste.most_s(7.0) == 7.0
 
 
 def test_the_first_of_what_is_expected_is_waited_for_and_no_longer(ledger: Ledger, haste: Haste) -> None:
@@ -57,12 +58,14 @@ def test_the_first_of_what_is_expected_is_waited_for_and_no_longer(ledger: Ledge
     held(ledger, LAMPS)
     entry.state.coming = frozenset((_NOW_MS + 900, _NOW_MS + 60))
     haste.look(entry, _NOW_MS, _NOW_MS)
-    assert haste.most_s(SENSOR.topic) == pytest.approx(0.08, abs=0.03)
-    assert haste.most_s(LAMPS.topic) == _LINGER_S
+    assert haste.near_s(SENSOR.topic) == pytest.approx(0.08, abs=0.03)
+    assert haste.most_s(0.02, SENSOR.topic) == 0.02
+    assert haste.most_s(7.0, SENSOR.topic) == pytest.approx(0.08, abs=0.03)
+    assert haste.near_s(LAMPS.topic) is None
     assert haste.pause_s == pytest.approx(0.08, abs=0.03)
     entry.state.coming = frozenset()
     haste.look(entry, _NOW_MS, _NOW_MS)
-    assert haste.most_s(SENSOR.topic) == _LINGER_S
+    assert haste.near_s(SENSOR.topic) is None
 
 
 def test_of_one_instant_the_first_guess_stands(ledger: Ledger, haste: Haste) -> None:
@@ -91,7 +94,7 @@ def test_what_a_record_has_waited_for_is_counted(ledger: Ledger, haste: Haste, a
     entry = held(ledger, SENSOR)
     entry.state.coming = frozenset((_NOW_MS + 600,))
     haste.look(entry, _NOW_MS, _NOW_MS + age_ms)
-    assert haste.most_s() == pytest.approx(left_s, abs=0.03)
+    assert haste.near_s() == pytest.approx(left_s, abs=0.03)
 
 
 def test_what_does_not_come_is_not_hastened_for_ever(ledger: Ledger, haste: Haste) -> None:
@@ -100,7 +103,7 @@ def test_what_does_not_come_is_not_hastened_for_ever(ledger: Ledger, haste: Hast
     entry.state.coming = frozenset((_NOW_MS + 400,))
     haste.look(entry, _NOW_MS, _NOW_MS + 1_000)
     entry.coming_s -= 0.5
-    assert haste.most_s() == _LINGER_S
+    assert haste.near_s() is None
 
 
 def test_alerts_that_were_sent_end_a_rest_and_shorten_the_next(haste: Haste) -> None:
@@ -156,18 +159,17 @@ def test_a_rest_is_short_where_there_is_more(haste: Haste) -> None:
 def test_a_worker_foresees_what_its_partitions_hold(clickhouse: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bin burns, and is full, in the last record that was read: told when time has passed it by 2 s."""
     world = offer(World(clickhouse, log()), monkeypatch)
-    world.settings["linger_s"] = 60.0
 
     async def act() -> None:
         with life(world) as one:
             await one.join()
             await one.read(SENSOR, 6)
-            assert one.custody.haste.most_s(SENSOR.topic) == 60.0
+            assert one.custody.haste.near_s(SENSOR.topic) is None
             await one.read(SENSOR, 1)
             foreseen = one.entry(SENSOR).state.coming
             assert len(foreseen) == 1, "of two rules, at one instant"
-            assert one.custody.haste.most_s(SENSOR.topic) == pytest.approx(2.0, abs=1.2)
-            assert one.custody.haste.most_s(LAMPS.topic) == 60.0
+            assert one.custody.haste.near_s(SENSOR.topic) == pytest.approx(2.0, abs=1.2)
+            assert one.custody.haste.near_s(LAMPS.topic) is None
             await one.read(SENSOR, 1)
             assert one.entry(SENSOR).transitions
             assert not foreseen & one.entry(SENSOR).state.coming
@@ -178,7 +180,6 @@ def test_a_worker_foresees_what_its_partitions_hold(clickhouse: Sink, monkeypatc
 def test_small_batches_of_the_topic_do_not_linger_beyond_it(clickhouse: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is expected of a partition ends the lingering of its topic."""
     world = offer(World(clickhouse, log()), monkeypatch)
-    world.settings["linger_s"] = 60.0
 
     async def act() -> None:
         with life(world) as one:
