@@ -16,15 +16,12 @@ _SWITCH_S: Final = 0.0005
 #: A fetch makes one object per record, none of them in a cycle: at Python's 700 the collector runs every millisecond.
 _COLLECT_AFTER: Final = 100_000
 _LIBC: Final = ctypes.CDLL(None)
-#: Heaps of the C library, of which it makes eight for each core: what one has free no other can use. Those that threads
-#: have made before stay.
-_HEAPS: Final = 2
 #: A block from this size on is mapped by itself, and gone when it is free. The C library raises the limit to the size
 #: of what is freed, up to 32 MiB: blocks of what is fetched leave holes in its heaps.
 _MAPPED: Final = 1 << 20
 #: So much may stay free at the end of a heap: little more than nothing, where it is not told.
 _SPARE: Final = 64 << 20
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def tune() -> None:
@@ -32,7 +29,6 @@ def tune() -> None:
     sys.setswitchinterval(_SWITCH_S)
     gc.set_threshold(_COLLECT_AFTER, 50, 50)
     if sys.platform == "linux" and hasattr(_LIBC, "mallopt"):
-        _LIBC.mallopt(_M_ARENA_MAX, _HEAPS)
         _LIBC.mallopt(_M_MMAP_THRESHOLD, _MAPPED)
         _LIBC.mallopt(_M_TRIM_THRESHOLD, _SPARE)
     _load_polars()

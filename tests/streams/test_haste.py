@@ -180,6 +180,7 @@ def test_a_worker_foresees_what_its_partitions_hold(clickhouse: Sink, monkeypatc
 def test_small_batches_of_the_topic_do_not_linger_beyond_it(clickhouse: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is expected of a partition ends the lingering of its topic."""
     world = offer(World(clickhouse, log()), monkeypatch)
+    world.settings["linger_s"] = 60.0
 
     async def act() -> None:
         with life(world) as one:
