@@ -334,7 +334,8 @@ def _embedded_error(url: str, error: ClickHouseError) -> SinkError:
             "`vigie gateway`, set VIGIE_CLICKHOUSE_URL to the address it printed. Otherwise stop it; to have both, "
             f"run `vigie gateway --data-dir {path}` and set VIGIE_CLICKHOUSE_URL=http://127.0.0.1:8123 for both"
         )
-    reason = str(error).strip().partition(", Stack trace")[0]
+    # It begins with the path again, and with what the engine is opened with.
+    reason = re.sub(r"^Unable to open .*?': ", "", str(error).strip().partition(", Stack trace")[0])
     return SinkError(f"{path} cannot be opened as an embedded ClickHouse: {reason[:300]}")
 
 
