@@ -102,10 +102,10 @@ class Rhythm:
         self._due.set()
         self._due.clear()
         while monotonic_s() < until_s and any(entry.next_offset < end for entry, end in arrived):
-            self.moved.clear()
-            await wait(self.moved, _GATHER_S)
             if self.wake.is_set() and self._is_short():
                 break
+            self.moved.clear()
+            await wait(self.moved, _GATHER_S)
 
     async def linger(self, topic: str, spent_s: float) -> None:
         """Let a topic's small batches wait for company, where those before them took so long to process."""

@@ -240,28 +240,30 @@ def test_small_batches_wait_for_a_flush_that_is_under_way(world: World) -> None:
             return set()
 
         async def act() -> None:
-            rhythm.wake.set()
-            await begun.wait()
-            lingering = [asyncio.create_task(rhythm.linger(SENSOR.topic, 0.0)) for _ in range(2)]
-            await asyncio.sleep(0.1)
-            assert not any(task.done() for task in lingering)
-            ended.set()
-            started_s = monotonic_s()
-            await asyncio.gather(*lingering)
-            assert monotonic_s() - started_s < 0.1
-            begun.clear()
-            ended.clear()
-            rhythm.wake.set()
-            await begun.wait()
-            started_s = monotonic_s()
-            await rhythm.linger(SENSOR.topic, 0.0)
-            assert monotonic_s() - started_s > 0.2
-            one.entry(SENSOR).coming_ms, one.entry(SENSOR).coming_s = 1, monotonic_s()
-            started_s = monotonic_s()
-            await rhythm.linger(SENSOR.topic, 0.0)
-            assert monotonic_s() - started_s < 0.2
-            assert not ended.is_set()
-            ended.set()
+            try:
+                rhythm.wake.set()
+                await begun.wait()
+                lingering = [asyncio.create_task(rhythm.linger(SENSOR.topic, 0.0)) for _ in range(2)]
+                await asyncio.sleep(0.1)
+                assert not any(task.done() for task in lingering)
+                ended.set()
+                started_s = monotonic_s()
+                await asyncio.gather(*lingering)
+                assert monotonic_s() - started_s < 0.1
+                begun.clear()
+                ended.clear()
+                rhythm.wake.set()
+                await begun.wait()
+                started_s = monotonic_s()
+                await rhythm.linger(SENSOR.topic, 0.0)
+                assert monotonic_s() - started_s > 0.2
+                one.entry(SENSOR).coming_ms, one.entry(SENSOR).coming_s = 1, monotonic_s()
+                started_s = monotonic_s()
+                await rhythm.linger(SENSOR.topic, 0.0)
+                assert monotonic_s() - started_s < 0.2
+                assert not ended.is_set()
+            finally:
+                ended.set()
 
         rhythm = one.worker._rhythm
         one.worker._flusher.flush = slow  # type: ignore[method-assign]
